@@ -1,0 +1,85 @@
+"""One image through optics, preprocessing, model and calibration: what the device does, and what the trainer measures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edge.decision import calibrate, judge
+from edge.frames import now_ns
+from edge.optics import Aperture, Quality, QualityLimits, find_aperture, measure_quality
+from edge.preprocess import Preprocessor
+from edge.runtime import open_runtime
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edge.bundle import Bundle
+
+STAGES = ("optics", "preprocess", "inference")
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """What one image says by itself.
+
+    Attributes:
+        scores: calibrated score per label, float32 (labels,).
+        score: that of the finding.
+        label: the label with the highest score.
+        verdict: the finding, the other label, or `uncertain`: in the band, or not fit to be judged.
+        stages_ns: nanoseconds of each of `STAGES`.
+    """
+
+    scores: NDArray[np.float32]
+    score: float
+    label: str
+    verdict: str
+    quality: Quality
+    aperture: Aperture | None
+    stages_ns: tuple[int, int, int]
+
+
+class Analyser:
+    """The path that every image takes, live, in a benchmark, on the command line and in the trainer's evaluation."""
+
+    def __init__(self, bundle: Bundle, *, precision: str = "auto", threads: int = 1) -> None:
+        self.bundle = bundle
+        self.manifest = bundle.manifest
+        self.artefact = bundle.artefact(precision)
+        self.runtime = open_runtime(bundle, self.artefact, threads=threads)
+        self._limits = QualityLimits()
+        self._preprocess = Preprocessor(self.manifest.input)
+        self._finding = self.manifest.labels.index(self.manifest.finding)
+        self.finding = self.manifest.finding
+        self.other = self.manifest.labels[1 - self._finding] if len(self.manifest.labels) == 2 else "other"  # noqa: PLR2004
+
+    def analyse(self, image: NDArray[np.uint8]) -> Analysis:
+        """Judge one image uint8 (height, width, 3) BGR."""
+        begin = now_ns()
+        aperture = find_aperture(image)
+        found = now_ns()
+        model_input = self._preprocess(image, None if aperture is None else aperture.box)
+        quality = measure_quality(model_input, self._preprocess.inner, self._limits)
+        prepared = now_ns()
+        logits = self.runtime.infer(model_input)
+        inferred = now_ns()
+        scores = calibrate(logits, self.manifest.decision.temperature, exclusive=self.manifest.exclusive)
+        score = float(scores[self._finding])
+        verdict = judge(score, self.manifest.decision, self.finding, self.other) if quality.good else "uncertain"
+        return Analysis(
+            scores,
+            score,
+            self.manifest.labels[int(scores.argmax())],
+            verdict,
+            quality,
+            aperture,
+            (found - begin, prepared - found, inferred - prepared),
+        )
+
+    @property
+    def model_input(self) -> NDArray[np.uint8]:
+        """The input of the last analysis, uint8 (1, height, width, 3) RGB; valid until the next."""
+        return self._preprocess.buffer

@@ -1,0 +1,347 @@
+"""The model bundle: a zip whose manifest says everything that the device has to know about a model.
+
+Opening one checks the hashes of all its files and, on the device's own runtime, the golden outputs: the same bytes give
+the same answer here as where the model was made, or the bundle is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edge.errors import BundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from numpy.typing import NDArray
+
+SCHEMA_VERSION = 1
+MANIFEST, GOLDEN, CARD, SIGNATURE = "manifest.json", "golden.npz", "MODEL_CARD.md", "signature"
+COMMITTED = Path(__file__).parent / "models" / "visibility.zip"
+"""The bundle that ships with Foldsight."""
+
+_MAX_MEMBER = 256 << 20  # bytes; a zip bomb is refused before it is unpacked
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # equal content makes an equal zip
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class InputSpec(_Part):
+    """The model's input: the resized RGB image itself, uint8 (1, height, width, 3)."""
+
+    dtype: Literal["uint8"] = "uint8"
+    layout: Literal["NHWC"] = "NHWC"
+    color: Literal["RGB"] = "RGB"
+    height: int = Field(ge=16, le=2048)
+    width: int = Field(ge=16, le=2048)
+    fit: Literal["letterbox", "stretch"] = "letterbox"
+    interpolation: Literal["area", "linear"] = "area"
+
+
+class MapSpec(_Part):
+    """An output of region maps: one channel per label, one cell per `stride` input pixels."""
+
+    output: str
+    labels: list[str] = Field(min_length=1)
+    stride: int = Field(ge=1)
+
+
+class OutputSpec(_Part):
+    """Names of the graph's outputs."""
+
+    scores: str = "logits"
+    maps: MapSpec | None = None
+
+
+class DecisionSpec(_Part):
+    """How logits become scores, and scores over time become a state.
+
+    Attributes:
+        temperature: divides the logits before the softmax (Guo et al. 2017).
+        low: at or below this smoothed score of the finding the state is the other label.
+        threshold: a state is left when the smoothed score crosses it.
+        high: at or above this smoothed score the state is the finding; between low and high it is `uncertain` or what
+            it was.
+        smoothing_s: time constant of the exponential smoothing, seconds.
+        dwell_s: shortest time between two changes of state, seconds.
+        expire_s: without a frame for so long the state is `no_signal`, seconds.
+    """
+
+    temperature: float = Field(gt=0)
+    low: Share
+    threshold: Share
+    high: Share
+    smoothing_s: float = Field(gt=0, le=10)
+    dwell_s: float = Field(ge=0, le=10)
+    expire_s: float = Field(gt=0, le=10)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> DecisionSpec:
+        if not self.low <= self.threshold <= self.high:
+            msg = f"low {self.low}, threshold {self.threshold}, high {self.high} must be in this order"
+            raise ValueError(msg)
+        return self
+
+
+class Artefact(_Part):
+    """One form of the model.
+
+    Attributes:
+        tolerance: largest difference of a calibrated score from the golden output that is still the same answer.
+    """
+
+    name: str
+    format: Literal["onnx"]
+    precision: Literal["fp32", "int8"]
+    file: str
+    minimum_runtime: str
+    tolerance: Share
+
+
+class Metric(_Part):
+    """A measured figure with its interval: `low` and `high` are the ends of the 95 % interval over groups."""
+
+    split: str
+    source: str
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    images: int = Field(ge=0)
+    groups: int = Field(ge=0)
+
+
+class Manifest(_Part):
+    """`manifest.json` of a bundle."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    version: str = Field(pattern=r"^\d+\.\d+\.\d+(-[0-9a-z.]+)?$")
+    created: str
+    labels: list[str] = Field(min_length=2)
+    finding: str
+    exclusive: bool
+    input: InputSpec
+    outputs: OutputSpec
+    decision: DecisionSpec
+    artefacts: list[Artefact] = Field(min_length=1)
+    metrics: list[Metric]
+    recipe_sha256: Sha256
+    data_sha256: Sha256
+    licence: str
+    research_only: bool
+    attributions: list[str]
+    files: dict[str, Sha256]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        if self.finding not in self.labels:
+            msg = f"finding {self.finding!r} is not one of the labels {self.labels}"
+            raise ValueError(msg)
+        missing = {a.file for a in self.artefacts} | {GOLDEN, CARD}
+        missing -= set(self.files)
+        if missing:
+            msg = f"files lists no hash for {', '.join(sorted(missing))}"
+            raise ValueError(msg)
+        return self
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle, all in memory: nothing on disk can change under a running device.
+
+    Attributes:
+        sha256: hash of the manifest, which in turn holds every other file's: the identity of the model.
+        signed: whether a trusted key signed the manifest.
+    """
+
+    manifest: Manifest
+    files: Mapping[str, bytes]
+    sha256: str
+    path: Path
+    signed: bool
+
+    @classmethod
+    def open(cls, path: Path, *, golden: bool = True, trusted_keys: Iterable[Ed25519PublicKey] = ()) -> Bundle:
+        """Read a bundle and check it.
+
+        Args:
+            path: the zip file.
+            golden: whether to run every artefact on this machine and compare with the golden outputs.
+            trusted_keys: where there are any, one of them must have signed the manifest.
+
+        Raises:
+            BundleError: it is missing, damaged, newer than this software, not signed by a trusted key, or computes
+                something else here than where it was made.
+        """
+        members = _read_zip(path)
+        if MANIFEST not in members:
+            raise BundleError(f"{path} has no {MANIFEST}: it is not a Foldsight model bundle")
+        raw = members[MANIFEST]
+        manifest = _parse_manifest(path, raw)
+        for name, digest in manifest.files.items():
+            if name not in members:
+                raise BundleError(f"{path}: {name} is missing from the bundle; fetch or build it again")
+            if hashlib.sha256(members[name]).hexdigest() != digest:
+                raise BundleError(f"{path}: {name} is damaged (its SHA-256 differs from the manifest's); fetch it again")
+        extra = set(members) - set(manifest.files) - {MANIFEST, SIGNATURE}
+        if extra:
+            raise BundleError(f"{path}: {', '.join(sorted(extra))} is not listed in the manifest; build it again")
+        signed = _check_signature(path, raw, members.get(SIGNATURE), list(trusted_keys))
+        bundle = cls(manifest, members, hashlib.sha256(raw).hexdigest(), path, signed)
+        if golden:
+            for artefact in manifest.artefacts:
+                bundle.check_golden(artefact)
+        return bundle
+
+    def artefact(self, precision: str = "auto") -> Artefact:
+        """The artefact of a precision; `auto` prefers INT8."""
+        order = {"int8": 0, "fp32": 1} if precision == "auto" else {precision: 0}
+        found = sorted((a for a in self.manifest.artefacts if a.precision in order), key=lambda a: order[a.precision])
+        if not found:
+            have = ", ".join(a.precision for a in self.manifest.artefacts)
+            raise BundleError(f"{self.path} has no {precision} model, only {have}: set model.precision to one of these")
+        return found[0]
+
+    def check_golden(self, artefact: Artefact) -> float:
+        """Run an artefact on the golden inputs.
+
+        Returns:
+            The largest difference of a calibrated score from the recorded one.
+
+        Raises:
+            BundleError: the difference is above the artefact's tolerance.
+        """
+        from edge.decision import calibrate  # noqa: PLC0415  decision takes its settings from here
+        from edge.runtime import open_runtime  # noqa: PLC0415  a manifest can be read without a runtime
+
+        inputs, expected = self.golden(artefact)
+        runtime = open_runtime(self, artefact)
+        temperature = self.manifest.decision.temperature
+        scores = np.stack([calibrate(runtime.infer(image[None]), temperature, exclusive=self.manifest.exclusive)
+                           for image in inputs])  # fmt: skip
+        difference = float(np.abs(scores - expected).max())
+        if not difference <= artefact.tolerance:
+            raise BundleError(
+                f"{self.path}: {artefact.file} gives other scores on this machine than where it was made "
+                f"(difference {difference:.4f}, at most {artefact.tolerance} allowed); it is not used"
+            )
+        return difference
+
+    def golden(self, artefact: Artefact) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Golden inputs uint8 (n, height, width, 3) RGB and the calibrated scores float32 (n, labels) of an artefact."""
+        spec, labels = self.manifest.input, self.manifest.labels
+        try:
+            with np.load(io.BytesIO(self.files[GOLDEN]), allow_pickle=False) as arrays:
+                inputs, expected = arrays["inputs"], arrays[f"scores_{artefact.name}"]
+        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+            raise BundleError(f"{self.path}: {GOLDEN} holds no golden outputs for {artefact.name}") from error
+        if (
+            inputs.dtype != np.uint8
+            or inputs.shape[1:] != (spec.height, spec.width, 3)
+            or not len(inputs)
+            or expected.shape != (len(inputs), len(labels))
+        ):
+            raise BundleError(f"{self.path}: {GOLDEN} has arrays of the wrong shape for {artefact.name}")
+        return inputs, expected
+
+
+def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
+    """Write a bundle atomically.
+
+    Args:
+        path: where to; replaced in one step, and only once everything is written.
+        manifest: everything but the hashes: its `files` is filled in here.
+        files: name and content of every file but the manifest.
+
+    Returns:
+        The manifest as written.
+    """
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
+    full = Manifest.model_validate({**manifest.model_dump(), "files": hashes})
+    members = {MANIFEST: (full.model_dump_json(indent=2) + "\n").encode(), **files}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+                for name, content in members.items():
+                    entry = zipfile.ZipInfo(name, _EPOCH)
+                    entry.compress_type = zipfile.ZIP_DEFLATED
+                    entry.external_attr = 0o644 << 16
+                    archive.writestr(entry, content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return full
+
+
+def _read_zip(path: Path) -> dict[str, bytes]:
+    if not path.is_file():
+        raise BundleError(f"{path} is not there: give the path of a model bundle (.zip)")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                if info.file_size > _MAX_MEMBER:
+                    raise BundleError(f"{path}: {info.filename} would unpack to {info.file_size >> 20} MiB; refused")
+            return {info.filename: archive.read(info) for info in archive.infolist()}
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise BundleError(f"{path} is damaged or no zip file ({error}); fetch it again") from error
+    except Exception as error:  # zlib.error and its like, from a flipped byte
+        if isinstance(error, BundleError):
+            raise
+        raise BundleError(f"{path} is damaged ({error}); fetch it again") from error
+
+
+def _parse_manifest(path: Path, raw: bytes) -> Manifest:
+    try:
+        content = json.loads(raw)
+    except ValueError as error:
+        raise BundleError(f"{path}: {MANIFEST} is not JSON ({error}); fetch the bundle again") from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise BundleError(
+            f"{path} has manifest schema {version}, this Foldsight reads up to {SCHEMA_VERSION}: update the software first"
+        )
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors())
+        raise BundleError(f"{path}: {MANIFEST} is not valid ({faults})") from error
+
+
+def _check_signature(path: Path, manifest: bytes, signature: bytes | None, keys: list[Ed25519PublicKey]) -> bool:
+    if not keys:
+        return False
+    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415  50 ms that an unsigned set-up need not pay
+
+    if signature is None:
+        raise BundleError(f"{path} is not signed, and only signed bundles are trusted here")
+    for key in keys:
+        try:
+            key.verify(signature, manifest)
+        except InvalidSignature:
+            continue
+        return True
+    raise BundleError(f"{path} is not signed by a key that is trusted here")

@@ -1,0 +1,62 @@
+"""Frame in, model input out: crop to the aperture, resize, RGB. The one implementation for device and trainer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from edge.geometry import Box
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edge.bundle import InputSpec
+
+_INTERPOLATION = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR}
+
+
+class Preprocessor:
+    """Turns frames into model inputs in one buffer that is reused: the result is valid until the next call."""
+
+    def __init__(self, spec: InputSpec) -> None:
+        self._spec = spec
+        self._interpolation = _INTERPOLATION[spec.interpolation]
+        self.buffer = np.zeros((1, spec.height, spec.width, 3), np.uint8)
+        """The last model input, uint8 (1, height, width, 3) RGB."""
+        self.inner = Box(0, 0, spec.width, spec.height)
+        """Where in the last model input the picture lies; the rest is black padding."""
+
+    def __call__(self, image: NDArray[np.uint8], box: Box | None = None) -> NDArray[np.uint8]:
+        """Fit a part of an image into the model's input.
+
+        Args:
+            image: uint8 (height, width, 3) BGR.
+            box: the part to use, None for all of it.
+
+        Returns:
+            uint8 (1, spec.height, spec.width, 3) RGB, the same memory at each call.
+        """
+        if box is not None:
+            image = image[box.y : box.y + box.height, box.x : box.x + box.width]
+        inner = self._fit(image.shape[1], image.shape[0])
+        target = self.buffer[0]
+        if inner != self.inner:
+            target[:] = 0
+            self.inner = inner
+        # Shrinking averages whole pixels as asked; when a small image must grow, only linear interpolation makes sense.
+        grows = inner.width > image.shape[1] or inner.height > image.shape[0]
+        resized = cv2.resize(
+            image, (inner.width, inner.height), interpolation=cv2.INTER_LINEAR if grows else self._interpolation
+        )
+        target[inner.y : inner.y + inner.height, inner.x : inner.x + inner.width] = resized[:, :, ::-1]
+        return self.buffer
+
+    def _fit(self, width: int, height: int) -> Box:
+        if self._spec.fit == "stretch":
+            return Box(0, 0, self._spec.width, self._spec.height)
+        scale = min(self._spec.width / width, self._spec.height / height)
+        w = min(self._spec.width, max(1, round(width * scale)))
+        h = min(self._spec.height, max(1, round(height * scale)))
+        return Box((self._spec.width - w) // 2, (self._spec.height - h) // 2, w, h)

@@ -1,0 +1,80 @@
+"""ONNX Runtime on the CPU: input and output bound once, no spinning threads, nothing sent anywhere."""
+
+from __future__ import annotations
+
+import os
+
+# Since 1.29 the import itself would start telemetry; a device in a clinic sends nothing.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from edge.errors import BundleError
+
+ort.set_default_logger_severity(3)  # errors come as exceptions; warnings about the host mean nothing to a clinician
+
+
+class OnnxRuntime:
+    """One model, loaded from memory.
+
+    Args:
+        model: the ONNX file's bytes.
+        where: what to call it in an error.
+        shape: the input's shape (1, height, width, 3), uint8.
+        scores: the name of the output with the logits.
+        labels: how many logits there must be.
+        threads: threads for one inference; more than one is worth it only on cores that idle.
+
+    Raises:
+        BundleError: the model cannot be loaded, or its input or output is another one.
+    """
+
+    def __init__(  # noqa: D417  documented above
+        self,
+        model: bytes,
+        *,
+        where: str = "model",
+        shape: tuple[int, ...] | None = None,
+        scores: str = "logits",
+        labels: int | None = None,
+        threads: int = 1,
+    ) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        # A spinning thread costs a core, heats the Pi and gains little.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        try:
+            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime has an exception class per failure, none of them public
+            raise BundleError(f"{where} cannot be loaded by ONNX Runtime {ort.__version__}: {_first(error)}") from error
+        (model_input, *more), outputs = self._session.get_inputs(), {o.name: o for o in self._session.get_outputs()}
+        if more or model_input.type != "tensor(uint8)" or (shape and tuple(model_input.shape) != shape):
+            raise BundleError(
+                f"{where} wants {model_input.type} {model_input.shape}, but the manifest says uint8 {list(shape or ())}"
+            )
+        if scores not in outputs:
+            raise BundleError(f"{where} has no output {scores!r}, only {', '.join(outputs)}")
+        if labels is not None and tuple(outputs[scores].shape) != (1, labels):
+            raise BundleError(f"{where}: output {scores!r} is {outputs[scores].shape}, not (1, {labels})")
+        self._input = np.zeros(tuple(model_input.shape), np.uint8)
+        self._logits = np.zeros(tuple(outputs[scores].shape), np.float32)
+        # Both stay bound to these two arrays: nothing is allocated per frame.
+        self._binding = self._session.io_binding()
+        self._binding.bind_input(model_input.name, "cpu", 0, np.uint8, self._input.shape, self._input.ctypes.data)
+        self._binding.bind_output(scores, "cpu", 0, np.float32, self._logits.shape, self._logits.ctypes.data)
+        self.description = f"ONNX Runtime {ort.__version__}, CPU, {threads} thread{'s' if threads > 1 else ''}"
+
+    def infer(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Logits float32 (labels,) of one image uint8 (1, height, width, 3) RGB; valid until the next call."""
+        np.copyto(self._input, image)
+        self._session.run_with_iobinding(self._binding)
+        return self._logits[0]
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
