@@ -1,0 +1,1 @@
+"""From folders of endoscopic images to a balanced, augmented training stream."""

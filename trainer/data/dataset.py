@@ -1,0 +1,316 @@
+"""The training stream: balanced over labels and sources, composited, augmented, and the same for the same seed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from trainer.data.augment import AugmentSettings, Rng, colour_table, degrade, is_grey, restyle
+from trainer.data.blend import Rect, View, blend, fold_weight, shows_folds, soft_mask, view
+from trainer.data.types import FOLD, FOLDS, GLOTTIS, LABELS, NO_FOLDS, TOOL, TUBE, VOID, DataError, Image
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trainer.data.manifest import Record
+    from trainer.data.pack import Pack, Packed
+
+_TRIES = 8
+_ASPECTS = (1.0, 1.0, 1.0, 1.1, 1.17, 1.25, 4 / 3, 4 / 3, 16 / 9, 0.85, 0.7, 0.55)
+"""Width over height of the picture inside the model's square input, as frames and their apertures have it."""
+PLAIN, BLEND, COVER = range(3)
+
+
+class TrainSet(Dataset[tuple[torch.Tensor, int, int]]):
+    """Augmented samples from a pack.
+
+    A sample is a function of (seed, epoch, i) alone: neither the number of workers nor the order of access changes it.
+    """
+
+    def __init__(
+        self, pack: Pack, records: Sequence[Record], settings: AugmentSettings | None = None, seed: int = 0
+    ) -> None:
+        """Prepare the pools that samples are drawn from.
+
+        Args:
+            pack: Holds every one of the records.
+            records: Those of the training split.
+            settings: How samples are made.
+            seed: Of everything drawn.
+
+        Raises:
+            DataError: A record is not in the pack, or a label has no record.
+        """
+        self._pack = pack
+        self._settings = settings or AugmentSettings()
+        self._seed = seed
+        # Shared, so that workers that live for several epochs see the epoch change.
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._planned: tuple[int, np.ndarray[Any, Any]] = (-1, np.empty(0))
+        absent = [record.name() for record in records if record not in pack.index]
+        if absent:
+            raise DataError(
+                f"{absent[0]} and {len(absent) - 1} more are not in the pack; build it from the same records."
+            )
+        self._pools: list[dict[str, list[int]]] = [defaultdict(list), defaultdict(list)]
+        for record in records:
+            self._pools[record.label_index][record.source].append(pack.index[record])
+        for label, pool in zip(LABELS, self._pools, strict=True):
+            if not pool:
+                raise DataError(
+                    f"training split: no image is labelled {label}; add some, or correct the manifest's splits."
+                )
+        self._donors = self._choose_donors()
+        self._coverable = self._choose_coverable()
+        self._tables = self._learn_colours()
+        self._focuses = [pack.focus[i, :4] for pool in self._pools[FOLDS].values() for i in pool]
+
+    def __len__(self) -> int:
+        return self._settings.epoch_length
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other samples from now on; call it before each epoch."""
+        self._epoch[0] = epoch
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int, int]:
+        """Make sample `i` of the epoch.
+
+        Returns:
+            uint8 (3, side, side) RGB; the label, 0 or 1; and the place in `pack.records` of the record it is made from.
+        """
+        epoch = int(self._epoch[0])
+        label, kind, base = (int(v) for v in self._plan(epoch)[i])
+        rng = np.random.default_rng([self._seed, epoch, i])
+        image = self._make(label, kind, base, rng)
+        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), label, base
+
+    def label_of(self, i: int) -> int:
+        """The label of sample `i` of the epoch, without making it."""
+        return int(self._plan(int(self._epoch[0]))[i][0])
+
+    def describe(self, i: int) -> str:
+        """In a word or two, what sample `i` is made of, for contact sheets."""
+        _, kind, base = (int(v) for v in self._plan(int(self._epoch[0]))[i])
+        return f"{('plain', 'blend', 'cover')[kind]} {self._pack.records[base].source}"
+
+    # --- pools ---
+
+    def _choose_donors(self) -> dict[str, list[int]]:
+        """Positives whose folds are still seen as folds when small: with a glottis in the mask, or without a mask."""
+        donors: dict[str, list[int]] = {}
+        for source, pool in self._pools[FOLDS].items():
+            good = [i for i in pool if self._glottis_seen(self._pack[i])]
+            if good:
+                donors[source] = good
+        return donors or dict(self._pools[FOLDS])
+
+    @staticmethod
+    def _glottis_seen(packed: Packed) -> bool:
+        if not packed.sure or not (packed.classes == FOLD).any():
+            return True
+        return bool((packed.classes == GLOTTIS).mean() >= 0.01)  # noqa: PLR2004
+
+    def _choose_coverable(self) -> dict[str, list[int]]:
+        """Positives whose folds a mask locates and that leave something to see when these are covered."""
+        found: dict[str, list[int]] = {}
+        for source, pool in self._pools[FOLDS].items():
+            good = []
+            for i in pool:
+                packed = self._pack[i]
+                if packed.sure and np.isin(packed.classes, (FOLD, GLOTTIS)).mean() < 0.55:  # noqa: PLR2004
+                    good.append(i)
+            if good:
+                found[source] = good
+        return found
+
+    def _learn_colours(self) -> list[Any]:
+        """Colour tables of at most 200 colour images of the training split, both labels alike."""
+        rng = np.random.default_rng([self._seed, 1])
+        tables = []
+        for pool in self._pools:
+            real = [i for source, indices in sorted(pool.items()) for i in indices if source != "phantom"]
+            for i in rng.permutation(real)[:400]:
+                packed = self._pack[int(i)]
+                if not is_grey(packed.image):
+                    # Instruments and tubes have no mucosa's colour.
+                    tables.append(colour_table(packed.image, ~np.isin(packed.classes, (VOID, TOOL, TUBE))))
+        return [tables[int(i)] for i in rng.permutation(len(tables))[:200]]
+
+    def _draw(self, pools: dict[str, list[int]], rng: Rng) -> int:
+        sources = sorted(pools)
+        weights = np.array([self._settings.source_weights.get(source, 1.0) for source in sources])
+        if not weights.any():
+            weights[:] = 1
+        pool = pools[sources[int(rng.choice(len(sources), p=weights / weights.sum()))]]
+        return pool[int(rng.integers(len(pool)))]
+
+    def _plan(self, epoch: int) -> np.ndarray[Any, Any]:
+        """(label, kind, record) of every sample of an epoch."""
+        if self._planned[0] != epoch:
+            rng = np.random.default_rng([self._seed, epoch])
+            count = self._settings.epoch_length
+            labels = rng.permutation(np.arange(count) % 2)
+            draws = rng.random(count)
+            plan = np.empty((count, 3), np.int64)
+            for i, (label, draw) in enumerate(zip(labels, draws, strict=True)):
+                kind = BLEND if draw < self._settings.blend else PLAIN
+                if self._settings.blend <= draw < self._settings.blend + self._settings.removal and self._coverable:
+                    kind = COVER
+                pools: dict[str, list[int]] = self._pools[label]
+                if kind == COVER:
+                    pools = self._coverable
+                elif kind == BLEND and label == FOLDS:
+                    pools = self._donors
+                plan[i] = label, kind, self._draw(pools, rng)
+            self._planned = (epoch, plan)
+        return self._planned[1]
+
+    # --- samples ---
+
+    def _make(self, label: int, kind: int, base: int, rng: Rng) -> Image:
+        size = self._frame_size(rng)
+        packed = self._pack[base]
+        if kind == BLEND:
+            seen = self._blend(packed, label, size, rng)
+        elif kind == COVER:
+            seen = self._cover(packed, label, size, rng)
+        else:
+            seen = self._look(packed, label, size, rng)
+        image = degrade(restyle(seen.image, self._tables, self._settings, rng), self._settings, rng)
+        side = self._settings.side
+        out = np.zeros((side, side, 3), np.uint8)
+        top, left = (side - size[0]) // 2, (side - size[1]) // 2
+        out[top : top + size[0], left : left + size[1]] = image
+        return out
+
+    def _frame_size(self, rng: Rng) -> tuple[int, int]:
+        aspect = _ASPECTS[int(rng.integers(len(_ASPECTS)))]
+        side = self._settings.side
+        return (round(side / aspect), side) if aspect >= 1 else (side, round(side * aspect))
+
+    def _turn(self, rng: Rng) -> tuple[float, tuple[bool, bool]]:
+        angle = float(np.clip(rng.normal(0, 0.5), -1, 1)) * self._settings.rotation
+        return angle, (bool(rng.random() < 0.5), bool(rng.random() < 0.25))  # noqa: PLR2004
+
+    def _look(self, packed: Packed, label: int, size: tuple[int, int], rng: Rng) -> View:
+        """A random crop; of a positive one that keeps its folds, of a negative one drawn in the same way."""
+        focus = packed.focus
+        if focus is None:
+            # A negative is cropped as if it had the folds of a drawn positive.
+            drawn = self._focuses[int(rng.integers(len(self._focuses)))]
+            focus = (float(drawn[0]), float(drawn[1]), float(drawn[2]), float(drawn[3]))
+        height, width = packed.image.shape[:2]
+        box = (focus[0] * width, focus[1] * height, focus[2] * width, focus[3] * height)
+        angle, flip = self._turn(rng)
+        for _ in range(_TRIES):
+            rect = self._crop(width, height, size, rng)
+            if _kept(box, rect) < 0.6:  # noqa: PLR2004
+                continue
+            seen = view(packed, rect, size, angle=angle, flip=flip)
+            if label == NO_FOLDS or not packed.sure or _folds_kept(packed, seen, rect):
+                return seen
+        return view(packed, self._whole(width, height, size), size, angle=angle / 4, flip=flip)
+
+    def _whole(self, width: int, height: int, size: tuple[int, int]) -> Rect:
+        """The largest rectangle of nearly the frame's shape inside a picture; rather squeezed by up to 1.3 than cut."""
+        shape = size[1] / size[0]
+        w, h = min(width, height * shape * 1.3), min(height, width / shape * 1.3)
+        return (width - w) / 2, (height - h) / 2, w, h
+
+    def _crop(self, width: int, height: int, size: tuple[int, int], rng: Rng) -> Rect:
+        shape = size[1] / size[0] * float(np.exp(rng.normal(0, 0.08)))
+        scale = float(rng.uniform(self._settings.zoom_min, self._settings.zoom_max))
+        # Between the largest rectangle inside the picture and the smallest around it.
+        inner, outer = min(width, height * shape), max(width, height * shape)
+        w = scale * (inner + (outer - inner) * float(rng.uniform(0, 0.5)))
+        h = w / shape
+        x = (width - w) / 2 + float(rng.uniform(-0.5, 0.5)) * abs(width - w)
+        y = (height - h) / 2 + float(rng.uniform(-0.5, 0.5)) * abs(height - h)
+        return x, y, w, h
+
+    def _scene(self, size: tuple[int, int], rng: Rng) -> View:
+        """A view without folds: a negative, or a larynx whose folds are covered."""
+        if self._coverable and rng.random() < 0.3:  # noqa: PLR2004
+            return self._cover(self._pack[self._draw(self._coverable, rng)], NO_FOLDS, size, rng)
+        return self._look(self._pack[self._draw(self._pools[NO_FOLDS], rng)], NO_FOLDS, size, rng)
+
+    def _target(self, aspect: float, size: tuple[int, int], rng: Rng) -> Rect:
+        """A place in a scene: 0.25 to 0.67 of its width, of the given width over height, wholly inside."""
+        share = float(rng.uniform(self._settings.patch_min, self._settings.patch_max))
+        width = share * min(size[1], size[0] * 4 / 3)
+        height = width / aspect
+        if height > 0.85 * size[0]:
+            width, height = width * 0.85 * size[0] / height, 0.85 * size[0]
+        x = float(rng.uniform(0.02, 0.98)) * (size[1] - width)
+        y = float(rng.uniform(0.02, 0.98)) * (size[0] - height)
+        return x, y, width, height
+
+    def _blend(self, donor: Packed, label: int, size: tuple[int, int], rng: Rng) -> View:
+        """Blend folds, or something fold-free, into a scene without folds."""
+        scene = self._scene(size, rng)
+        height, width = donor.image.shape[:2]
+        focus = donor.focus
+        if focus is None:
+            drawn = self._focuses[int(rng.integers(len(self._focuses)))]
+            focus = (float(drawn[0]), float(drawn[1]), float(drawn[2]), float(drawn[3]))
+        source = _around(focus, width, height, float(rng.uniform(1.2, 2.4)))
+        place = self._target(source[2] / source[3], size, rng)
+        angle, flip = self._turn(rng)
+        patch = view(donor, source, size, angle=angle, flip=flip, target=place)
+        weight = soft_mask(size, place, rng)
+        if label == FOLDS and donor.sure and shows_folds(patch, weight) < 0.6:  # noqa: PLR2004
+            weight = np.maximum(weight, fold_weight(patch, 0.06 * place[2], rng))
+        return blend(scene, patch, weight, rng)
+
+    def _cover(self, packed: Packed, label: int, size: tuple[int, int], rng: Rng) -> View:
+        """Cover the folds with tissue; or, for a positive, anything but the folds."""
+        base = self._look(packed, FOLDS, size, rng)
+        tissue = self._look(self._pack[self._draw(self._pools[NO_FOLDS], rng)], NO_FOLDS, size, rng)
+        if label == NO_FOLDS:
+            weight = fold_weight(base, float(rng.uniform(4, 10)), rng)
+        else:
+            focus = base.focus or (0, 0, 0, 0)
+            place = self._target(max(0.4, min(2.5, focus[2] / max(1.0, focus[3]))), size, rng)
+            weight = soft_mask(size, place, rng)
+            spare = fold_weight(base, float(rng.uniform(3, 8)), rng)
+            weight = weight * np.clip(1 - 1.5 * spare, 0, 1)
+        covered = blend(base, tissue, weight, rng)
+        return View(covered.image, covered.classes, base.focus if label == FOLDS else None)
+
+
+def _kept(box: Rect, rect: Rect) -> float:
+    """Share of the smaller of two rectangles that lies in both."""
+    across = min(box[0] + box[2], rect[0] + rect[2]) - max(box[0], rect[0])
+    down = min(box[1] + box[3], rect[1] + rect[3]) - max(box[1], rect[1])
+    if across <= 0 or down <= 0:
+        return 0.0
+    return across * down / max(1e-6, min(box[2] * box[3], rect[2] * rect[3]))
+
+
+def _folds_kept(packed: Packed, seen: View, rect: Rect) -> bool:
+    """Whether a crop keeps a third of the known folds, or is filled by them to a tenth."""
+    before = int(np.isin(packed.classes, (FOLD, GLOTTIS)).sum())
+    after = int(np.isin(seen.classes, (FOLD, GLOTTIS)).sum())
+    share = after / seen.classes.size
+    kept = after * rect[2] * rect[3] / seen.classes.size / max(1, before)
+    return share >= 0.1 or (kept >= 0.35 and after >= 12)  # noqa: PLR2004
+
+
+def _around(focus: Rect, width: int, height: int, factor: float) -> Rect:
+    """A rectangle about the folds with context, in pixels, kept inside the picture."""
+    x, y, w, h = focus[0] * width, focus[1] * height, focus[2] * width, focus[3] * height
+    side = max(w, h) * 0.35
+    w2, h2 = min(width, max(w * factor, w + side * (factor - 1))), min(height, h * (1 + (factor - 1) * 0.6))
+    left = min(max(0.0, x + w / 2 - w2 / 2), width - w2)
+    top = min(max(0.0, y + h / 2 - h2 / 2), height - h2)
+    return left, top, w2, h2
+
+
+def limit_threads() -> None:
+    """Keep OpenCV to one thread in a worker: the workers are the parallelism."""
+    cv2.setNumThreads(1)

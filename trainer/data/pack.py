@@ -1,0 +1,247 @@
+"""Images decoded once: a memory-mapped cache of letterboxed pictures and class maps, keyed by the data's hash."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from edge.optics import find_aperture
+from trainer.data.manifest import Record, data_hash
+from trainer.data.types import FOLD, GLOTTIS, LABELS, UNKNOWN, VOID, Image, Mask
+
+SIDE = 256
+VERSION = 3
+_CHUNK = 64
+Progress = Callable[[int, int], None]
+"""Called with (images done, images in all)."""
+Extra = tuple[Record, Image, Mask]
+"""A picture that no file holds (a phantom's): record, uint8 (H, W, 3) BGR, class map (H, W)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """One picture of a pack, without its letterbox bars.
+
+    Attributes:
+        image: uint8 (h, w, 3) RGB.
+        classes: uint8 (h, w) class map: VOID outside the optics' field, UNKNOWN where no mask says more.
+        focus: Where the folds are, (x, y, width, height) as shares of the picture; None where there are none.
+        sure: Whether `focus` comes from a mask, not from a guess.
+    """
+
+    image: Image
+    classes: Mask
+    focus: tuple[float, float, float, float] | None
+    sure: bool
+
+
+class Pack:
+    """All pictures of a manifest, ready to be augmented.
+
+    Attributes:
+        images: uint8 (N, 256, 256, 3) RGB, memory-mapped, letterboxed in black.
+        masks: uint8 (N, 256, 256), 255 where nothing is known.
+        rects: int32 (N, 4): x, y, width, height of the picture inside its letterbox.
+        records: The N records, in order.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.images: Image = np.load(folder / "images.npy", mmap_mode="r")
+        self.masks: Mask = np.load(folder / "masks.npy", mmap_mode="r")
+        self.rects: Image = np.load(folder / "rects.npy")
+        self.focus: Image = np.load(folder / "focus.npy")
+        rows = json.loads((folder / "records.json").read_text(encoding="utf-8"))
+        self.records = [Record(**row) for row in rows]
+        self.index = {record: i for i, record in enumerate(self.records)}
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Packed:
+        x, y, width, height = (int(v) for v in self.rects[index])
+        *box, sure = (float(v) for v in self.focus[index])
+        focus = (box[0], box[1], box[2], box[3]) if box[2] > 0 else None
+        return Packed(
+            np.asarray(self.images[index, y : y + height, x : x + width]),
+            np.asarray(self.masks[index, y : y + height, x : x + width]),
+            focus,
+            sure > 0,
+        )
+
+    def __reduce__(self) -> tuple[type[Pack], tuple[Path]]:
+        """Workers map the files again instead of copying them."""
+        return Pack, (self._folder,)
+
+    @classmethod
+    def open_or_build(
+        cls,
+        records: Sequence[Record],
+        root: Path,
+        cache: Path = Path("runs/cache"),
+        *,
+        extra: Callable[[], Iterable[Extra]] | None = None,
+        extra_key: str = "",
+        progress: Progress | None = None,
+        threads: int = 2,
+    ) -> Pack:
+        """Open the cached pack of these records, or decode them into a new one.
+
+        A build that is cut off leaves nothing that a later one could mistake for a pack.
+
+        Args:
+            records: What to pack.
+            root: The data root.
+            cache: Folder of all packs.
+            extra: Makes pictures that no file holds; called only when a pack is built.
+            extra_key: What identifies them (how many, which seed), part of the pack's key.
+            progress: Told how far decoding is.
+            threads: That decode.
+
+        Raises:
+            DataError: An image or mask cannot be read.
+        """
+        key = f"{data_hash(records, root)[:24]}-{extra_key or 'plain'}-v{VERSION}"
+        folder = cache / key
+        if not (folder / "records.json").is_file():
+            cache.mkdir(parents=True, exist_ok=True)
+            part = Path(tempfile.mkdtemp(dir=cache, prefix=".part-"))
+            try:
+                _build(part, records, root, list(extra()) if extra else [], progress=progress, threads=threads)
+                if folder.exists():
+                    shutil.rmtree(folder)
+                part.replace(folder)
+            except BaseException:
+                shutil.rmtree(part, ignore_errors=True)
+                raise
+        return cls(folder)
+
+
+def _build(
+    folder: Path,
+    records: Sequence[Record],
+    root: Path,
+    extra: Sequence[Extra],
+    *,
+    progress: Progress | None,
+    threads: int,
+) -> None:
+    count = len(records) + len(extra)
+    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (count, SIDE, SIDE, 3))
+    masks = np.lib.format.open_memmap(folder / "masks.npy", "w+", np.uint8, (count, SIDE, SIDE))
+    rects = np.zeros((count, 4), np.int32)
+    focus = np.zeros((count, 5), np.float32)
+
+    def put(index: int, record: Record, image: Image, classes: Mask | None) -> None:
+        packed = letterbox(image, classes)
+        images[index], masks[index], rects[index] = packed
+        x, y, width, height = packed[2]
+        focus[index] = locate_folds(record, packed[1][y : y + height, x : x + width])
+
+    def read(index: int) -> None:
+        put(index, records[index], records[index].read_image(root), records[index].read_mask(root))
+
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(records), _CHUNK):
+            # Chunks bound the memory; list() brings a thread's error here.
+            list(pool.map(read, range(start, min(start + _CHUNK, len(records)))))
+            if progress:
+                progress(min(start + _CHUNK, len(records)), count)
+    for index, (record, image, classes) in enumerate(extra, start=len(records)):
+        put(index, record, image, classes)
+    images.flush()
+    masks.flush()
+    np.save(folder / "rects.npy", rects)
+    np.save(folder / "focus.npy", focus)
+    rows = [dataclasses.asdict(record) for record in (*records, *(record for record, _, _ in extra))]
+    with (folder / "records.json").open("w", encoding="utf-8") as out:
+        json.dump(rows, out)
+        out.flush()
+        os.fsync(out.fileno())
+    if progress:
+        progress(count, count)
+
+
+def letterbox(image: Image, classes: Mask | None) -> tuple[Image, Mask, tuple[int, int, int, int]]:
+    """Crop to the aperture, fit the longest side to 256, pad.
+
+    Args:
+        image: uint8 (H, W, 3) BGR.
+        classes: Class map (H, W), or None.
+
+    Returns:
+        uint8 (256, 256, 3) RGB, uint8 (256, 256) class map with VOID outside the aperture, and the picture's rectangle.
+    """
+    if classes is None:
+        classes = np.full(image.shape[:2], UNKNOWN, np.uint8)
+    classes = np.where(classes == VOID, np.uint8(UNKNOWN), classes)  # a mask's void is unlabelled, not dark
+    aperture = find_aperture(image)
+    if aperture is not None:
+        box = aperture.box
+        image = image[box.y : box.y + box.height, box.x : box.x + box.width]
+        classes = classes[box.y : box.y + box.height, box.x : box.x + box.width]
+    height, width = image.shape[:2]
+    scale = SIDE / max(height, width)
+    w, h = max(1, min(SIDE, round(width * scale))), max(1, min(SIDE, round(height * scale)))
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    small = cv2.resize(image, (w, h), interpolation=interpolation)
+    small_classes = cv2.resize(np.ascontiguousarray(classes), (w, h), interpolation=cv2.INTER_NEAREST)
+    dark = outside_field(small)
+    small_classes = np.where(dark & (small_classes == UNKNOWN), np.uint8(VOID), small_classes)
+    x, y = (SIDE - w) // 2, (SIDE - h) // 2
+    out = np.zeros((SIDE, SIDE, 3), np.uint8)
+    out_classes = np.full((SIDE, SIDE), UNKNOWN, np.uint8)
+    out[y : y + h, x : x + w] = cv2.cvtColor(small, cv2.COLOR_BGR2RGB)
+    out_classes[y : y + h, x : x + w] = small_classes
+    return out, out_classes, (x, y, w, h)
+
+
+def outside_field(image: Image) -> Mask:
+    """Where a picture shows nothing: black and connected to its border; bool (H, W).
+
+    A picture of which more than two fifths would be lost is a dark one: then only its corners' black counts.
+    """
+    level = cv2.blur(image.max(axis=2), (5, 5))
+    height, width = level.shape
+    for threshold in (14, 6, 2):
+        dark = (level <= threshold).astype(np.uint8)
+        count, labels = cv2.connectedComponents(dark, connectivity=4)
+        rim = np.unique(np.concatenate((labels[0], labels[-1], labels[:, 0], labels[:, -1])))
+        touches = np.zeros(count, bool)
+        touches[rim] = True
+        touches[0] = False
+        outside = touches[labels]
+        if outside.mean() <= 0.4:  # noqa: PLR2004
+            return np.asarray(outside)
+    return np.zeros((height, width), bool)
+
+
+def locate_folds(record: Record, classes: Mask) -> tuple[float, float, float, float, float]:
+    """Where the folds are in a picture: x, y, width, height as shares of it, and 1 if a mask says so; zeros for none.
+
+    A glottis mask alone is widened by what folds commonly add to it; without any mask the middle is taken.
+    """
+    if record.label != LABELS[1]:
+        return 0, 0, 0, 0, 0
+    height, width = classes.shape
+    folds = classes == FOLD
+    seen = folds | (classes == GLOTTIS)
+    if np.count_nonzero(seen) < 12:  # noqa: PLR2004
+        return 0.22, 0.2, 0.56, 0.65, 0
+    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    if not folds.any():
+        long = max(bottom - top, right - left)
+        left, right = left - 0.35 * long, right + 0.35 * long
+        top, bottom = top - 0.25 * long, bottom + 0.2 * long
+    left, top = max(0.0, left / width), max(0.0, top / height)
+    return left, top, min(1.0, right / width) - left, min(1.0, bottom / height) - top, 1
