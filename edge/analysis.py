@@ -1,11 +1,9 @@
-"""One image through optics, preprocessing, model and calibration: what the device does, and what the trainer measures."""
+"""One image through optics, preprocessing, model and calibration: what the device does and the trainer measures."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from edge.decision import calibrate, judge
 from edge.frames import now_ns
@@ -14,6 +12,7 @@ from edge.preprocess import Preprocessor
 from edge.runtime import open_runtime
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from edge.bundle import Bundle

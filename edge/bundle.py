@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from numpy.typing import NDArray
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 MANIFEST, GOLDEN, CARD, SIGNATURE = "manifest.json", "golden.npz", "MODEL_CARD.md", "signature"
 COMMITTED = Path(__file__).parent / "models" / "visibility.zip"
 """The bundle that ships with Foldsight."""
@@ -200,7 +200,7 @@ class Bundle:
             if name not in members:
                 raise BundleError(f"{path}: {name} is missing from the bundle; fetch or build it again")
             if hashlib.sha256(members[name]).hexdigest() != digest:
-                raise BundleError(f"{path}: {name} is damaged (its SHA-256 differs from the manifest's); fetch it again")
+                raise BundleError(f"{path}: {name} is damaged (its SHA-256 is not the manifest's); fetch it again")
         extra = set(members) - set(manifest.files) - {MANIFEST, SIGNATURE}
         if extra:
             raise BundleError(f"{path}: {', '.join(sorted(extra))} is not listed in the manifest; build it again")
@@ -246,7 +246,7 @@ class Bundle:
         return difference
 
     def golden(self, artefact: Artefact) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Golden inputs uint8 (n, height, width, 3) RGB and the calibrated scores float32 (n, labels) of an artefact."""
+        """Golden inputs uint8 (n, height, width, 3) RGB and an artefact's calibrated scores float32 (n, labels)."""
         spec, labels = self.manifest.input, self.manifest.labels
         try:
             with np.load(io.BytesIO(self.files[GOLDEN]), allow_pickle=False) as arrays:
@@ -322,7 +322,7 @@ def _parse_manifest(path: Path, raw: bytes) -> Manifest:
     version = content.get("schema_version") if isinstance(content, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise BundleError(
-            f"{path} has manifest schema {version}, this Foldsight reads up to {SCHEMA_VERSION}: update the software first"
+            f"{path} has manifest schema {version}, this Foldsight reads up to {SCHEMA_VERSION}: update it first"
         )
     try:
         return Manifest.model_validate(content)

@@ -33,6 +33,8 @@ class Frame:
         dequeued_ns: monotonic time at which the reader thread had it.
         wall_time: seconds since 1970 at the exposure. A label only: no age is computed from it.
         name: file or position it was replayed from, empty for a camera.
+        timeline_ns: the time on which decisions run where it is not the exposure: a lossless replay's own clock, so
+            that its result does not depend on how fast the machine is.
     """
 
     image: NDArray[np.uint8]
@@ -42,6 +44,12 @@ class Frame:
     dequeued_ns: int
     wall_time: float
     name: str = ""
+    timeline_ns: int | None = None
+
+    @property
+    def decided_at_s(self) -> float:
+        """The moment that the frame shows, seconds on the clock on which decisions run."""
+        return (self.exposed_ns if self.timeline_ns is None else self.timeline_ns) / 1e9
 
     def age_ms(self, at_ns: int | None = None) -> float:
         """Milliseconds since the exposure, at monotonic time `at_ns` (default: now)."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 # Since 1.29 the import itself would start telemetry; a device in a clinic sends nothing.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
 
 from edge.errors import BundleError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 ort.set_default_logger_severity(3)  # errors come as exceptions; warnings about the host mean nothing to a clinician
 
@@ -31,7 +34,7 @@ class OnnxRuntime:
         BundleError: the model cannot be loaded, or its input or output is another one.
     """
 
-    def __init__(  # noqa: D417  documented above
+    def __init__(
         self,
         model: bytes,
         *,
@@ -62,7 +65,7 @@ class OnnxRuntime:
         if labels is not None and tuple(outputs[scores].shape) != (1, labels):
             raise BundleError(f"{where}: output {scores!r} is {outputs[scores].shape}, not (1, {labels})")
         self._input = np.zeros(tuple(model_input.shape), np.uint8)
-        self._logits = np.zeros(tuple(outputs[scores].shape), np.float32)
+        self._logits: NDArray[np.float32] = np.zeros(tuple(outputs[scores].shape), np.float32)
         # Both stay bound to these two arrays: nothing is allocated per frame.
         self._binding = self._session.io_binding()
         self._binding.bind_input(model_input.name, "cpu", 0, np.uint8, self._input.shape, self._input.ctypes.data)
@@ -73,7 +76,8 @@ class OnnxRuntime:
         """Logits float32 (labels,) of one image uint8 (1, height, width, 3) RGB; valid until the next call."""
         np.copyto(self._input, image)
         self._session.run_with_iobinding(self._binding)
-        return self._logits[0]
+        logits: NDArray[np.float32] = self._logits[0]
+        return logits
 
 
 def _first(error: Exception) -> str:

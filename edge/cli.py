@@ -1,0 +1,344 @@
+"""`foldsight`: the command of the device."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from edge import __version__
+from edge import config as settings
+from edge.bundle import COMMITTED, Bundle
+from edge.errors import ConfigError, FoldsightError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from edge.daemon import Daemon
+
+NOTICE = "Research software, not a medical device: it makes no diagnosis."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        0 done, 1 it failed and said why, 2 wrong usage or configuration.
+    """
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except FoldsightError as error:
+        if arguments.debug:
+            raise
+        for line in str(error).splitlines():
+            print(f"foldsight: {line}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 0
+    except BrokenPipeError:
+        # The reader of our output has gone; that is its right.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if arguments.debug:
+            raise
+        print(
+            f"foldsight: unexpected {type(error).__name__}: {error}; run again with --debug for the details",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="foldsight", description="Says live whether the vocal folds are in view.", epilog=NOTICE
+    )
+    parser.add_argument("--version", action="version", version=f"foldsight {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str, **more: Any) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, **more)
+        added.set_defaults(run=run)
+        return added
+
+    run = command("run", _run, "the daemon: watch the scope and publish what it sees")
+    _add_config(run)
+    run.add_argument("--seconds", type=_positive, help="end after so long (default: when stopped)")
+    run.add_argument("--json", action="store_true", help="print the summary as JSON when it ends")
+
+    demo = command("demo", _demo, "broker, daemon and phone page on this machine")
+    _add_config(demo)
+    demo.add_argument("--seconds", type=_positive, help="end after so long (default: at Ctrl-C)")
+    demo.add_argument("--no-page", action="store_true", help="without the phone page")
+    demo.add_argument("--json", action="store_true", help="print only the summary, as JSON")
+
+    watch = command("watch", _watch, "what an adapter publishes, live in the terminal")
+    _add_config(watch)
+    watch.add_argument("--host", help="the broker (default: the configured one)")
+    watch.add_argument("--port", type=int, help="its port")
+    watch.add_argument("--device", default="+", help="one adapter's name (default: all)")
+    watch.add_argument("--seconds", type=_positive, help="end after so long")
+    watch.add_argument("--json", action="store_true", help="every message as one JSON object a line")
+
+    bench = command("bench", _bench, "what this machine really does, frame by frame")
+    _add_config(bench)
+    bench.add_argument("--seconds", type=_positive, default=10.0, help="how long to measure (default 10)")
+    bench.add_argument("--warmup", type=_positive, default=2.0, help="how long to run before (default 2)")
+    bench.add_argument("--lossless", action="store_true", help="as fast as it goes, instead of at the source's rate")
+    bench.add_argument("--json", action="store_true", help="one JSON object")
+
+    classify = command("classify", _classify, "images through exactly the live path")
+    classify.add_argument("paths", nargs="+", type=Path, metavar="IMAGE|FOLDER")
+    classify.add_argument("--bundle", type=Path, default=COMMITTED, help="model bundle (default: the one that ships)")
+    classify.add_argument("--precision", choices=("auto", "int8", "fp32"), default="auto")
+    classify.add_argument("--json", action="store_true", help="one JSON object a line")
+
+    bundle = command("bundle", lambda _: 0, "look at a model bundle, or check it")
+    actions = bundle.add_subparsers(required=True, metavar="ACTION")
+    for name, action, text in (
+        ("inspect", _bundle_inspect, "what it says of itself"),
+        ("verify", _bundle_verify, "check hashes and golden outputs on this machine"),
+    ):
+        added = actions.add_parser(name, help=text, description=text)
+        added.add_argument("path", nargs="?", type=Path, default=COMMITTED, help="default: the one that ships")
+        added.add_argument("--json", action="store_true")
+        added.set_defaults(run=action)
+
+    config = command("config", lambda _: 0, "check and show the settings")
+    actions = config.add_subparsers(required=True, metavar="ACTION")
+    for name, what, text in (
+        ("check", _config_check, "say every fault, with file and line"),
+        ("show", _config_show, "all settings as they take effect"),
+        ("changes", _config_changes, "only those that differ from the defaults"),
+        ("schema", _config_schema, "JSON Schema of the settings file"),
+    ):
+        added = actions.add_parser(name, help=text, description=text)
+        _add_config(added)
+        added.add_argument("--json", action="store_true")
+        added.set_defaults(run=what)
+
+    schema = command("schema", _schema, "JSON Schemas of the messages")
+    schema.add_argument("--out", type=Path, help="write NAME.json files into this folder instead of printing")
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, help=f"settings file (default: {settings.DEFAULT_PATH} where it exists)")
+    parser.add_argument("--source", help="short for --set capture.source=…")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, for example capture.fps=60"
+    )
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be above 0")
+    return value
+
+
+def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    pairs = list(arguments.set)
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {pair!r} is not KEY=VALUE, for example capture.fps=60")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {key}: {text!r} is not a YAML value") from error
+        section = result
+        *path, last = key.split(".")
+        for part in path:
+            section = section.setdefault(part, {})
+        section[last] = value
+    if arguments.source is not None:
+        result.setdefault("capture", {})["source"] = arguments.source
+    return result
+
+
+def _stop_on_signals(daemon: Daemon) -> None:
+    def stop(number: int, _: Any) -> None:
+        del number
+        daemon.stop()
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGTERM, stop)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from edge import daemon as service  # noqa: PLC0415  OpenCV and the runtime take half a second
+
+    config = settings.load(arguments.config, _overrides(arguments))
+    service.log_to_stderr(config.log)
+    daemon = service.Daemon(config)
+    _stop_on_signals(daemon)
+    summary = daemon.run(arguments.seconds)
+    if arguments.json:
+        print(json.dumps(summary.as_dict()))
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from edge import daemon as service  # noqa: PLC0415  as above
+    from edge import demo  # noqa: PLC0415
+
+    overrides = _overrides(arguments)
+    if arguments.config is None:
+        # Without a settings file of its own the demo's camera is the phantom.
+        capture = overrides.setdefault("capture", {})
+        capture.setdefault("source", "phantom")
+        if capture["source"] == "phantom":
+            capture.setdefault("width", 640)
+            capture.setdefault("height", 480)
+        overrides.setdefault("device", "demo")
+    service.log_to_stderr("warning")
+    demo.run(
+        arguments.config,
+        overrides,
+        seconds=arguments.seconds,
+        page=not arguments.no_page,
+        as_json=arguments.json,
+        on_daemon=_stop_on_signals,
+    )
+    return 0
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    from edge.watch import Watcher  # noqa: PLC0415  only what a command needs
+
+    mqtt = settings.load(arguments.config, _overrides(arguments)).mqtt
+    Watcher(arguments.device, as_json=arguments.json).run(
+        arguments.host or mqtt.host,
+        arguments.port or mqtt.port,
+        seconds=arguments.seconds,
+        username=mqtt.username,
+        password_file=mqtt.password_file,
+        ca_file=mqtt.ca_file,
+    )
+    return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from edge import bench, daemon  # noqa: PLC0415  as above
+
+    overrides = _overrides(arguments)
+    capture = overrides.setdefault("capture", {})
+    if arguments.config is None:
+        capture.setdefault("source", "phantom")
+    if arguments.lossless:
+        capture["pace"] = "lossless"
+    config = settings.load(arguments.config, overrides)
+    daemon.log_to_stderr("warning")
+    result = bench.run(config, seconds=arguments.seconds, warmup_s=arguments.warmup)
+    print(json.dumps(result) if arguments.json else bench.report(result))
+    return 0
+
+
+def _classify(arguments: argparse.Namespace) -> int:
+    from edge import classify  # noqa: PLC0415  as above
+    from edge.analysis import Analyser  # noqa: PLC0415
+
+    analyser = Analyser(Bundle.open(arguments.bundle), precision=arguments.precision)
+    return classify.run(analyser, arguments.paths, as_json=arguments.json)
+
+
+def _bundle_inspect(arguments: argparse.Namespace) -> int:
+    bundle = Bundle.open(arguments.path, golden=False)
+    manifest = bundle.manifest
+    if arguments.json:
+        print(manifest.model_dump_json())
+        return 0
+    rows = [
+        ("bundle", arguments.path),
+        ("model", f"{manifest.name} {manifest.version}, made {manifest.created}"),
+        ("identity", bundle.sha256),
+        ("labels", ", ".join(manifest.labels) + f" (finding: {manifest.finding})"),
+        ("input", f"{manifest.input.height} x {manifest.input.width} RGB uint8, {manifest.input.fit}"),
+        ("decision", ", ".join(f"{k} {v:g}" for k, v in manifest.decision.model_dump().items())),
+        *(("artefact", f"{a.name}: {a.format} {a.precision}, {len(bundle.files[a.file]) / 1e6:.2f} MB")
+          for a in manifest.artefacts),
+        ("licence", manifest.licence + (" (research only)" if manifest.research_only else "")),
+        ("size", f"{arguments.path.stat().st_size / 1e6:.2f} MB"),
+    ]  # fmt: skip
+    for name, value in rows:
+        print(f"{name:<10}{value}")
+    for metric in manifest.metrics:
+        interval = "" if metric.low is None or metric.high is None else f" [{metric.low:.3f}, {metric.high:.3f}]"
+        print(f"{metric.split:<10}{metric.source:<16}{metric.name:<20}{metric.value:.3f}{interval}  n={metric.images}")
+    return 0
+
+
+def _bundle_verify(arguments: argparse.Namespace) -> int:
+    bundle = Bundle.open(arguments.path, golden=False)
+    differences = {a.name: bundle.check_golden(a) for a in bundle.manifest.artefacts}
+    if arguments.json:
+        print(json.dumps({"ok": True, "sha256": bundle.sha256, "difference": differences}))
+    else:
+        print(f"{arguments.path}: all hashes right")
+        for artefact in bundle.manifest.artefacts:
+            print(
+                f"  {artefact.name}: golden outputs within {differences[artefact.name]:.5f} "
+                f"(allowed {artefact.tolerance})"
+            )
+    return 0
+
+
+def _config_check(arguments: argparse.Namespace) -> int:
+    config = settings.load(arguments.config, _overrides(arguments))
+    if arguments.json:
+        print(json.dumps({"ok": True, "sha256": config.sha256}))
+    else:
+        print("the settings are right")
+    return 0
+
+
+def _config_show(arguments: argparse.Namespace) -> int:
+    return _print_settings(settings.load(arguments.config, _overrides(arguments)).model_dump(mode="json"), arguments)
+
+
+def _config_changes(arguments: argparse.Namespace) -> int:
+    return _print_settings(settings.changes(settings.load(arguments.config, _overrides(arguments))), arguments)
+
+
+def _print_settings(data: dict[str, Any], arguments: argparse.Namespace) -> int:
+    print(
+        json.dumps(data) if arguments.json else yaml.safe_dump(data, sort_keys=False),
+        end="\n" if arguments.json else "",
+    )
+    return 0
+
+
+def _config_schema(arguments: argparse.Namespace) -> int:
+    del arguments
+    print(json.dumps(settings.Config.model_json_schema(), indent=2))
+    return 0
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from edge.messages import json_schemas  # noqa: PLC0415  only what a command needs
+
+    schemas = json_schemas()
+    if arguments.out is None:
+        print(json.dumps(schemas, indent=2))
+        return 0
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name, schema in schemas.items():
+        (arguments.out / f"{name}.json").write_text(json.dumps(schema, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

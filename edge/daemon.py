@@ -1,0 +1,313 @@
+"""The daemon: joins source, model, decision and broker, and watches that they get on."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edge import __version__, messages
+from edge.analysis import Analyser
+from edge.bundle import Bundle
+from edge.capture import Reader, choose_source, is_camera
+from edge.errors import SourceError
+from edge.frames import NewestFrameSlot, now_ns
+from edge.mqtt import Link
+from edge.pipeline import Pipeline
+from edge.service import Notifier, next_session
+from edge.telemetry import Telemetry, clock_synced
+
+if TYPE_CHECKING:
+    from edge.config import Config
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 0.2
+_HEALTH_S = 5.0
+_HUNG_S = 10.0  # a driver that has not let go of its thread for so long will not: only a new process helps
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run came to."""
+
+    seconds: float
+    frames: int
+    classified: int
+    fps: float
+    age_ms: dict[str, float]
+    over_budget: int
+    budget_ms: float
+    dropped: dict[str, int]
+    detections: dict[str, int]
+    stages_ms: dict[str, dict[str, float]]
+    unsent: int
+    source: str
+    model: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class Daemon:
+    """One run from start to stop.
+
+    Args:
+        config: the settings.
+
+    Raises:
+        FoldsightError: the bundle or the source cannot be used at all.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.bundle = Bundle.open(config.model.bundle)
+        self.analyser = Analyser(self.bundle, precision=config.model.precision, threads=config.model.threads)
+        self.session = next_session(config.effective_state_dir)
+        self._telemetry = Telemetry()
+        self._notifier = Notifier()
+        self._slot = NewestFrameSlot()
+        self._reader = Reader(
+            choose_source(config.capture),
+            self._slot,
+            lossless=config.capture.pace == "lossless",
+            tell=self._source_changed,
+        )
+        self._link = Link(
+            config.mqtt,
+            device=config.device,
+            session=self.session,
+            will=self._status("offline", ["connection lost"]).encode(),
+            hello=self._hello,
+            command=self._command,
+            changed=lambda connected, why: log.info("broker: %s", "connected" if connected else why),
+        )
+        self.pipeline = Pipeline(
+            config,
+            session=self.session,
+            reader=self._reader,
+            slot=self._slot,
+            analyser=self.analyser,
+            outlet=self._link,
+        )
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
+        self._degraded: list[str] = []
+        self._begun_s = time.monotonic()
+        self._first_frame_s = 0.0
+
+    @property
+    def link(self) -> Link:
+        """The connection to the broker."""
+        return self._link
+
+    def stop(self) -> None:
+        """End the run; may be called from a signal handler or another thread."""
+        self._stop.set()
+
+    def run(self, seconds: float | None = None) -> Summary:
+        """Run until stopped, until a replay ends, or for some seconds after the first classified frame.
+
+        Raises:
+            SourceError: the source's driver hangs and only a new process can help, or a replay cannot be read.
+            Exception: whatever ended the pipeline's thread.
+        """
+        self._begun_s = time.monotonic()
+        self._link.start()
+        self._reader.start()
+        thread = threading.Thread(target=self._pipe, name="pipeline", daemon=True)
+        thread.start()
+        try:
+            self._watch(thread, seconds)
+        finally:
+            self._notifier.stopping()
+            summary = self.summary()
+            self._reader.stop()
+            thread.join(2)
+            self._link.flush()
+            reasons = [] if self._failure is None else ["failed"]  # its sentence may hold a path; the log has it
+            self._link.stop(self._status("stopped", reasons).encode())
+        if self._failure is not None:
+            raise self._failure
+        return summary
+
+    def summary(self) -> Summary:
+        """What the run has come to so far."""
+        pipeline, counts = self.pipeline, self.pipeline.counts
+        age = pipeline.age.total.percentiles()
+        seconds = max(1e-9, (now_ns() / 1e9) - self._first_frame_s) if counts.classified else 0.0
+        return Summary(
+            seconds=round(seconds, 2),
+            frames=self._reader.frames,
+            classified=counts.classified,
+            fps=round(counts.classified / seconds, 2) if seconds else 0.0,
+            age_ms={"p50": age.p50, "p95": age.p95, "p99": age.p99, "max": age.max},
+            over_budget=counts.over_budget,
+            budget_ms=self.config.latency.budget_ms,
+            dropped={"replaced": self._slot.replaced, "too_old": counts.too_old},
+            detections=dict(counts.states),
+            stages_ms={
+                name: {"p50": p.p50, "p95": p.p95, "p99": p.p99}
+                for name, p in ((n, m.total.percentiles()) for n, m in pipeline.stages.items())
+            },
+            unsent=self._link.unsent,
+            source=self._reader.info.name if self._reader.info else self.config.capture.source,
+            model=f"{self.bundle.manifest.name} {self.bundle.manifest.version}",
+        )
+
+    def _pipe(self) -> None:
+        try:
+            while not self._stop.is_set():
+                if not self.pipeline.step():
+                    return
+                if not self._first_frame_s and self.pipeline.counts.classified:
+                    self._first_frame_s = time.monotonic()
+        except Exception as error:
+            log.exception("the pipeline failed")
+            self._failure = error
+        finally:
+            self._stop.set()
+
+    def _watch(self, thread: threading.Thread, seconds: float | None) -> None:
+        ready = False
+        next_health_s = 0.0
+        while not self._stop.wait(_TICK_S) and thread.is_alive():
+            now_s = time.monotonic()
+            if self._hangs():
+                self._failure = SourceError(
+                    f"the driver of {self.config.capture.source} has not answered for {_HUNG_S:.0f} s and cannot be "
+                    "interrupted: the process ends, so that systemd starts it anew"
+                )
+                self.pipeline.event("fault", detail=str(self._failure))
+                return
+            if self._reader.state == "lost" and not is_camera(self.config.capture):
+                self._failure = SourceError(self._reader.reason)
+                return
+            self._notifier.alive()
+            if not ready and self.pipeline.counts.classified:
+                ready = True
+                self._notifier.ready(f"live: {self._reader.info.name if self._reader.info else ''}")
+            self._link.flush()
+            if now_s >= next_health_s:
+                next_health_s = now_s + _HEALTH_S
+                self._report(now_s)
+            if seconds is not None and self._first_frame_s and now_s - self._first_frame_s >= seconds:
+                return
+
+    def _hangs(self) -> bool:
+        """Whether capture or pipeline has stood still: what is fed to the watchdog is progress, not time."""
+        now = now_ns()
+        live = is_camera(self.config.capture)
+        return live and (
+            now - self._reader.progress_ns > _HUNG_S * 1e9 or now - self.pipeline.progress_ns > _HUNG_S * 1e9
+        )
+
+    def _source_changed(self, state: str, reason: str) -> None:
+        log.log(logging.WARNING if state == "lost" else logging.INFO, "source: %s %s", state, reason)
+        self.pipeline.event("source", after=state, detail=reason if is_camera(self.config.capture) else "")
+        degraded = [f"source {state}"] if state == "lost" else []
+        if degraded != self._degraded and state in ("live", "lost"):
+            self._degraded = degraded
+            self._link.live("status", self._current_status().encode(), qos=1, retain=True, expiry_s=None)
+            self._notifier.status(f"degraded: {reason}" if degraded else "live")
+
+    def _report(self, now_s: float) -> None:
+        pipeline, counts = self.pipeline, self.pipeline.counts
+        pipeline.clock_synced = clock_synced()
+        age = pipeline.age.last_minute(now_s)
+        info = self._reader.info
+        message = messages.Health(
+            device=self.config.device,
+            session=self.session,
+            at=time.time(),
+            uptime_s=round(now_s - self._begun_s, 1),
+            fps=self.summary().fps,
+            frames=self._reader.frames,
+            classified=counts.classified,
+            age_ms=age,
+            age_total_ms=pipeline.age.total.percentiles(),
+            stages_ms={name: meter.last_minute(now_s) for name, meter in pipeline.stages.items()},
+            over_budget=counts.over_budget,
+            dropped={"replaced": self._slot.replaced, "too_old": counts.too_old},
+            states=dict(counts.states),
+            source={
+                "state": self._reader.state,
+                "reason": self._reader.reason if is_camera(self.config.capture) else "",
+                "reopened": self._reader.reopened,
+                "name": self._public_source,
+                **(
+                    {
+                        "kind": info.kind,
+                        "width": info.width,
+                        "height": info.height,
+                        "fps": info.fps,
+                        "pixel_format": info.pixel_format,
+                    }
+                    if info
+                    else {}
+                ),
+            },
+            unsent=self._link.unsent,
+            spooled=self._link.spooled,
+            temperature_c=self._telemetry.temperature_c(),
+            throttled=self._telemetry.throttled(),
+            memory_mb=round(self._telemetry.memory_mb(), 1),
+            clock_synced=pipeline.clock_synced,
+        )
+        self._link.live("health", message.encode(), expiry_s=10)
+
+    @property
+    def _public_source(self) -> str:
+        """The source's name as it may leave the device: the name of a replayed file could be a patient's."""
+        return self.config.capture.source if is_camera(self.config.capture) else "replay"
+
+    def _status(self, state: messages.DeviceStatus, reasons: list[str]) -> messages.Status:
+        return messages.Status(
+            device=self.config.device, session=self.session, state=state, reasons=reasons, at=time.time()
+        )
+
+    def _current_status(self) -> messages.Status:
+        return self._status("degraded" if self._degraded else "online", self._degraded)
+
+    def _hello(self) -> list[tuple[str, bytes]]:
+        manifest = self.bundle.manifest
+        birth = messages.Birth(
+            device=self.config.device,
+            session=self.session,
+            at=time.time(),
+            software=__version__,
+            model=messages.ModelIdentity(
+                name=manifest.name,
+                version=manifest.version,
+                sha256=self.bundle.sha256,
+                precision=self.analyser.artefact.precision,
+            ),
+            labels=manifest.labels,
+            finding=manifest.finding,
+            config_sha256=self.config.sha256,
+            budget_ms=self.config.latency.budget_ms,
+            source=self._public_source,
+            runtime=self.analyser.runtime.description,
+            schemas=dict.fromkeys(messages.TOPICS, messages.SCHEMA),
+        )
+        return [("birth", birth.encode()), ("status", self._current_status().encode())]
+
+    def _command(self, name: str, payload: bytes) -> bytes:
+        del payload  # ping has none
+        known = name == "ping"
+        return messages.Reply(
+            device=self.config.device,
+            session=self.session,
+            command=name[:32],
+            ok=known,
+            detail="" if known else "this adapter knows the command ping",
+            at=time.time(),
+        ).encode()
+
+
+def log_to_stderr(level: str) -> None:
+    """Plain lines on stderr, as journald wants them."""
+    logging.basicConfig(level=level.upper(), format="%(levelname)s %(name)s: %(message)s")

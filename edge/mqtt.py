@@ -1,0 +1,264 @@
+"""The link to the broker: paho, MQTT 5.
+
+Live messages never queue: while the broker is away or slow they are let go and counted. Events wait in a bounded spool
+and are sent until acknowledged. Every connection gets a client of its own, so that nothing that a lost connection had
+not sent can come out later and look new.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from edge.messages import CONTENT_TYPE, ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge.config import Mqtt
+
+log = logging.getLogger(__name__)
+
+_BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+_IN_FLIGHT = 32  # live messages handed to the socket and not yet gone; more means that the broker is slow
+_CONNECT_TIMEOUT_S = 5.0
+_ANSWER_TIMEOUT_S = 5.0
+
+
+@dataclass(slots=True)
+class _Spooled:
+    payload: bytes
+    mid: int | None = None
+
+
+class Link:
+    """The daemon's side of the broker.
+
+    Attributes:
+        unsent: live messages that were let go.
+        lost_events: events that fell out of the full spool.
+    """
+
+    def __init__(
+        self,
+        settings: Mqtt,
+        *,
+        device: str,
+        session: int,
+        will: bytes,
+        hello: Callable[[], list[tuple[str, bytes]]],
+        command: Callable[[str, bytes], bytes],
+        changed: Callable[[bool, str], None] = lambda connected, why: None,  # noqa: ARG005
+    ) -> None:
+        """Connect nothing yet.
+
+        Args:
+            settings: the broker.
+            device: the adapter's name in topics.
+            session: number of this start, part of the client id.
+            will: the status that the broker speaks when this side dies.
+            hello: retained (topic, payload) to publish on every connect.
+            command: called with a command's name and payload on the network's thread, gives the reply's payload.
+            changed: called with (connected, reason) when the connection comes or goes.
+        """
+        self._settings, self._session = settings, session
+        self.prefix = f"{ROOT}/{device}/"
+        self._id = f"foldsight-{device}"
+        self._will, self._hello, self._command, self._changed = will, hello, command, changed
+        self._stop = threading.Event()
+        self._down = threading.Event()
+        self._lock = threading.Lock()
+        self._client: paho.Client | None = None
+        self._spool: deque[_Spooled] = deque()
+        # Recent ones only: numbers come round again after 65,535, and live messages use them too.
+        self._acknowledged: deque[int] = deque(maxlen=1024)
+        self._sent = self._gone = 0
+        self.unsent = self.lost_events = self.connects = 0
+        self._last_fault = ""
+        self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker has accepted this client."""
+        return self._client is not None
+
+    @property
+    def spooled(self) -> int:
+        """Events that wait for the broker's acknowledgement."""
+        return len(self._spool)
+
+    def start(self) -> None:
+        """Connect, and stay connected until stopped."""
+        self._thread.start()
+
+    def stop(self, farewell: bytes | None = None, timeout_s: float = 2.0) -> None:
+        """Say the last status, wait for its acknowledgement, disconnect."""
+        client = self._client
+        if client is not None and farewell is not None:
+            message = self._publish(client, "status", farewell, 1, True, _properties())
+            try:
+                message.wait_for_publish(timeout_s)
+            except (RuntimeError, ValueError) as error:
+                log.debug("no farewell: %s", error)
+        self._stop.set()
+        self._down.set()
+        self._thread.join(timeout_s + 1)
+
+    def live(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, expiry_s: int | None = 1) -> bool:
+        """Publish something that is only of use now; False where it was let go."""
+        client = self._client
+        if client is None or self._sent - self._gone >= _IN_FLIGHT:
+            self.unsent += 1
+            return False
+        self._publish(client, topic, payload, qos, retain, _properties(expiry_s))
+        return True
+
+    def event(self, payload: bytes) -> None:
+        """Publish an event, now or when the broker is back."""
+        with self._lock:
+            self._spool.append(_Spooled(payload))
+            while len(self._spool) > self._settings.spool:
+                self._spool.popleft()
+                self.lost_events += 1
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what waits in the spool and forget what was acknowledged. Call it now and then."""
+        with self._lock:
+            client = self._client
+            for entry in [e for e in self._spool if e.mid in self._acknowledged]:
+                self._spool.remove(entry)
+            if client is None:
+                return
+            for entry in self._spool:
+                if entry.mid is None:
+                    entry.mid = self._publish(client, "event", entry.payload, 1, False, _properties()).mid
+
+    def _publish(
+        self, client: paho.Client, topic: str, payload: bytes, qos: int, retain: bool, properties: Properties
+    ) -> paho.MQTTMessageInfo:
+        self._sent += 1
+        return client.publish(self.prefix + topic, payload, qos, retain, properties)
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            self._down.clear()
+            accepted = threading.Event()
+            client = self._make(accepted)
+            try:
+                client.connect(self._settings.host, self._settings.port, self._settings.keepalive_s, clean_start=True)
+                client.loop_start()
+                if accepted.wait(_ANSWER_TIMEOUT_S) and not self._down.is_set():
+                    failures = 0
+                    self._down.wait()
+                elif not self._down.is_set():
+                    self._fault("it accepts connections but does not answer")
+            except (OSError, ValueError) as error:
+                self._fault(getattr(error, "strerror", None) or str(error))
+            finally:
+                self._drop(client)
+            if not self._stop.is_set():
+                self._stop.wait(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
+                failures += 1
+
+    def _drop(self, client: paho.Client) -> None:
+        was = self._client is client
+        with self._lock:
+            self._client = None
+            for entry in self._spool:
+                entry.mid = None
+            self._acknowledged.clear()
+            self._sent = self._gone = 0
+        client.disconnect()
+        client.loop_stop()
+        if was:
+            self._changed(False, self._last_fault or "disconnected")
+
+    def _make(self, accepted: threading.Event) -> paho.Client:
+        settings = self._settings
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2, client_id=self._id, protocol=paho.MQTTv5, reconnect_on_failure=False
+        )
+        client.connect_timeout = _CONNECT_TIMEOUT_S
+        client.will_set(self.prefix + "status", self._will, 1, retain=True, properties=_properties(will=True))
+        if settings.ca_file is not None:
+            client.tls_set(str(settings.ca_file))
+        if settings.username is not None:
+            client.username_pw_set(settings.username, self._password())
+
+        def on_connect(_: paho.Client, __: Any, ___: Any, reason: Any, ____: Any) -> None:
+            if reason.is_failure:
+                self._fault(f"it refuses this client: {reason}")
+                self._down.set()
+                return
+            client.subscribe(self.prefix + "cmd/+", 1)
+            for topic, payload in self._hello():
+                self._publish(client, topic, payload, 1, True, _properties())
+            self.connects += 1
+            self._last_fault = ""
+            self._client = client
+            accepted.set()
+            self._changed(True, "")
+
+        def on_disconnect(_: paho.Client, __: Any, ___: Any, reason: Any, ____: Any) -> None:
+            if not self._stop.is_set():
+                self._fault(f"the connection ended: {reason}")
+            self._down.set()
+
+        def on_publish(_: paho.Client, __: Any, mid: int, ___: Any, ____: Any) -> None:
+            # No lock here: paho holds its own while it calls, and takes it again in publish().
+            self._gone += 1
+            self._acknowledged.append(mid)
+
+        def on_message(_: paho.Client, __: Any, message: paho.MQTTMessage) -> None:
+            self._answer(client, message)
+
+        client.on_connect, client.on_disconnect = on_connect, on_disconnect
+        client.on_publish, client.on_message = on_publish, on_message
+        return client
+
+    def _answer(self, client: paho.Client, message: paho.MQTTMessage) -> None:
+        properties = message.properties
+        topic = getattr(properties, "ResponseTopic", None)
+        reply = self._command(message.topic.rpartition("/")[2], bytes(message.payload))
+        if topic is None:
+            return
+        answer = _properties(expiry_s=10)
+        if (correlation := getattr(properties, "CorrelationData", None)) is not None:
+            answer.CorrelationData = correlation
+        self._sent += 1
+        client.publish(topic, reply, 1, properties=answer)
+
+    def _password(self) -> str | None:
+        path = self._settings.password_file
+        if path is None:
+            return None
+        try:
+            return path.read_text(encoding="utf-8").splitlines()[0]
+        except (OSError, IndexError) as error:
+            raise ValueError(f"the password cannot be read from {path} ({error})") from error
+
+    def _fault(self, why: str) -> None:
+        if why != self._last_fault:  # the first failure is told, then silence until it changes
+            log.warning("broker %s:%d: %s; trying again", self._settings.host, self._settings.port, why)
+        self._last_fault = why
+
+
+def _properties(expiry_s: int | None = None, *, will: bool = False) -> Properties:
+    properties = Properties(  # type: ignore[no-untyped-call]
+        PacketTypes.WILLMESSAGE if will else PacketTypes.PUBLISH
+    )
+    properties.ContentType = CONTENT_TYPE
+    properties.PayloadFormatIndicator = 1
+    if expiry_s is not None:
+        properties.MessageExpiryInterval = expiry_s
+    return properties

@@ -1,0 +1,265 @@
+"""The loop that every frame goes through: newest-frame slot, analysis, decision, publishing; with its clock.
+
+One thread, no queue. docs/architecture.md tells a frame's way in half a page.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from edge import messages
+from edge.analysis import STAGES, Analyser, Analysis
+from edge.decision import NO_SIGNAL, Decision, Verdict
+from edge.frames import Frame, NewestFrameSlot, now_ns
+from edge.stats import Meter
+
+if TYPE_CHECKING:
+    from edge.capture import Reader
+    from edge.config import Config
+
+_HEARTBEAT_S = 1.0
+_STATE_EXPIRY_S = 3  # of the retained state: three missed heartbeats, and the broker forgets it
+_POLL_S = 0.05  # how late a vanished source may be noticed on top of its time-out
+
+
+class Outlet(Protocol):
+    """Where messages go; edge.mqtt.Link is one."""
+
+    def live(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, expiry_s: int | None = 1) -> bool:
+        """Publish something that is only of use now."""
+        ...
+
+    def event(self, payload: bytes) -> None:
+        """Publish something that must arrive."""
+        ...
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened since the start."""
+
+    frames: int = 0
+    """Frames taken from the slot."""
+    classified: int = 0
+    over_budget: int = 0
+    too_old: int = 0
+    states: Counter[str] = field(default_factory=Counter)
+
+
+class Pipeline:
+    """Takes the newest frame, judges it, decides, publishes.
+
+    Args:
+        config: the settings.
+        session: number of this start.
+        reader: reads the source into `slot`.
+        slot: where its newest frame waits.
+        analyser: judges one frame.
+        outlet: where messages go.
+    """
+
+    def __init__(
+        self, config: Config, *, session: int, reader: Reader, slot: NewestFrameSlot, analyser: Analyser, outlet: Outlet
+    ) -> None:
+        self._config, self._session = config, session
+        self._reader, self._slot, self._analyser, self._outlet = reader, slot, analyser, outlet
+        self._decision = Decision(analyser.manifest.decision, analyser.finding, analyser.other)
+        self._lossless = config.capture.pace == "lossless"
+        self._model = messages.ModelId(name=analyser.manifest.name, version=analyser.manifest.version)
+        self._last: Frame | None = None
+        self._last_taken_s = time.monotonic()
+        self._said_s = 0.0
+        self._content, self._content_since_s, self._content_seq = 0, 0.0, -1
+        self._state = ""
+        self._event_id = 0
+        self.clock_synced = False
+        """Set by the daemon, which asks the kernel now and then."""
+        self.counts = Counts()
+        self.age = Meter()
+        self.stages = {name: Meter() for name in ("wait", *STAGES, "decide", "publish")}
+        self.progress_ns = now_ns()
+        """Monotonic time of the last frame that went all the way, or of the last look at a source that is away."""
+
+    @property
+    def dropped(self) -> int:
+        """Frames that were replaced by newer ones before their turn, or too old when it came."""
+        return self._slot.replaced + self.counts.too_old
+
+    def step(self) -> bool:
+        """Take one frame, or notice that none came; False once the source has ended and its last frame was taken."""
+        frame = self._slot.take(_POLL_S)
+        if frame is not None:
+            self._take(frame)
+        elif self._slot.closed:
+            self._publish_state(self._decision.no_signal(time.monotonic(), "ended"))
+            return False
+        else:
+            self._idle()
+        return True
+
+    def event(self, kind: str, *, before: str | None = None, after: str | None = None, detail: str = "") -> None:
+        """Publish an event."""
+        self._event_id += 1
+        message = messages.Event.model_validate(
+            {
+                **self._identity(),
+                "id": self._event_id,
+                "at": time.time(),
+                "clock_synced": self.clock_synced,
+                "kind": kind,
+                "before": before,
+                "after": after,
+                "detail": detail,
+            }
+        )
+        self._outlet.event(message.encode())
+
+    def _identity(self) -> dict[str, object]:
+        return {"device": self._config.device, "session": self._session}
+
+    def _idle(self) -> None:
+        """No frame came: is the source still there?"""
+        now_s = time.monotonic()
+        waited_s = now_s - self._last_taken_s
+        if self._reader.state != "live":
+            verdict = self._decision.no_signal(now_s, f"source_{self._reader.state}")
+            self.progress_ns = now_ns()
+        elif waited_s > self._config.capture.timeout_s:
+            verdict = self._decision.no_signal(now_s, "no_frames")
+        elif self._lossless:
+            return  # a replay's timeline stands still while no frame comes
+        else:
+            verdict = self._decision.current(now_s)
+        self._publish_state(verdict)
+
+    def _take(self, frame: Frame) -> None:
+        taken = now_ns()
+        self._last_taken_s = taken / 1e9
+        self.counts.frames += 1
+        wait_ms = frame.age_ms(taken)
+        if wait_ms > self._config.latency.max_age_ms and not self._lossless:
+            self.counts.too_old += 1
+            self._publish_state(self._decision.current(taken / 1e9))
+            return
+        analysis = self._analyser.analyse(frame.image)
+        judged = now_ns()
+        reasons = analysis.quality.reasons
+        if self._frozen(frame):
+            reasons = (*reasons, "frozen")
+            verdict = self._decision.no_signal(frame.decided_at_s, "frozen")
+        else:
+            score = analysis.score if analysis.quality.good else None
+            verdict = self._decision.frame(frame.decided_at_s, score, reasons)
+        decided = now_ns()
+        self._last = frame
+        age_ms = frame.age_ms(decided)
+        over = age_ms > self._config.latency.budget_ms
+        stages_ms = {
+            "wait": wait_ms,
+            **{name: ns / 1e6 for name, ns in zip(STAGES, analysis.stages_ns, strict=True)},
+            "decide": (decided - judged) / 1e6,
+        }
+        self.counts.classified += 1
+        self.counts.over_budget += over
+        self.counts.states[verdict.state] += 1
+        detection = self._detection(frame, analysis, verdict, reasons, stages_ms, age_ms, over)
+        self._outlet.live("detection", detection.encode())
+        self._publish_state(verdict)
+        done = now_ns()
+        at_s = done / 1e9
+        self.age.add(age_ms, at_s)
+        for name, value in stages_ms.items():
+            self.stages[name].add(value, at_s)
+        self.stages["publish"].add((done - decided) / 1e6, at_s)
+        self.progress_ns = done
+
+    def _frozen(self, frame: Frame) -> bool:
+        """Whether the model has been shown exactly the same picture for too long: a sensor's noise never repeats."""
+        content = zlib.crc32(self._analyser.model_input.data)
+        at_s = frame.decided_at_s
+        if content != self._content or frame.seq < self._content_seq:
+            self._content, self._content_since_s = content, at_s
+        self._content_seq = frame.seq
+        return at_s - self._content_since_s >= self._config.capture.frozen_s
+
+    def _detection(
+        self,
+        frame: Frame,
+        analysis: Analysis,
+        verdict: Verdict,
+        reasons: tuple[str, ...],
+        stages_ms: dict[str, float],
+        age_ms: float,
+        over: bool,
+    ) -> messages.Detection:
+        height, width = frame.image.shape[:2]
+        quality, labels = analysis.quality, self._analyser.manifest.labels
+        box = None if analysis.aperture is None else analysis.aperture.box
+        # model_construct: every value is made here, and checking them again would cost more than the decision.
+        return messages.Detection.model_construct(
+            schema_=messages.SCHEMA,
+            device=self._config.device,
+            session=self._session,
+            seq=frame.seq,
+            captured_at=round(frame.wall_time, 4),
+            clock_synced=self.clock_synced,
+            age_ms=round(age_ms, 3),
+            sent_ms=round(now_ns() / 1e6, 1),
+            stamp=frame.stamp,
+            label=analysis.label,
+            score=round(analysis.score, 4),
+            scores={label: round(float(s), 4) for label, s in zip(labels, analysis.scores, strict=True)},
+            state=verdict.state,
+            quality=messages.Quality.model_construct(
+                reasons=list(reasons),
+                brightness=round(quality.brightness, 1),
+                contrast=round(quality.contrast, 1),
+                over_exposed=round(quality.over_exposed, 3),
+                sharpness=round(quality.sharpness, 2),
+                aperture=None if box is None else _rounded(box.as_fractions(width, height)),
+            ),
+            regions=[],
+            stages_ms={name: round(value, 3) for name, value in stages_ms.items()},
+            budget_ms=self._config.latency.budget_ms,
+            over_budget=over,
+            dropped=self.dropped,
+            model=self._model,
+        )
+
+    def _publish_state(self, verdict: Verdict) -> None:
+        now_s = time.monotonic()
+        if verdict.state == self._state and now_s - self._said_s < _HEARTBEAT_S:
+            return
+        if verdict.state != self._state:
+            self.event("state", before=self._state or None, after=verdict.state, detail=", ".join(verdict.reasons))
+            self._state = verdict.state
+        self._said_s = now_s
+        seen = None if verdict.state == NO_SIGNAL else self._last
+        # A lossless replay decides on its own time line.
+        clock_s = now_s if seen is None or seen.timeline_ns is None else seen.decided_at_s
+        message = messages.State.model_construct(
+            schema_=messages.SCHEMA,
+            device=self._config.device,
+            session=self._session,
+            seq=None if seen is None else seen.seq,
+            state=verdict.state,
+            score=round(verdict.score, 4),
+            since_ms=round(1000 * max(0.0, clock_s - verdict.since_s), 1) if verdict.since_s > 0 else 0.0,
+            sent_ms=round(now_ns() / 1e6, 1),
+            age_ms=None if seen is None else round(seen.age_ms(), 3),
+            reasons=list(verdict.reasons),
+        )
+        self._outlet.live("state", message.encode(), qos=1, retain=True, expiry_s=_STATE_EXPIRY_S)
+
+    @property
+    def state(self) -> str:
+        """The state that was published last."""
+        return self._state or NO_SIGNAL
+
+
+def _rounded(values: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    return (round(values[0], 4), round(values[1], 4), round(values[2], 4), round(values[3], 4))

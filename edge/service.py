@@ -1,0 +1,80 @@
+"""What systemd is told, and the number of this start."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+class Notifier:
+    """sd_notify(3) over its socket; silent where there is none."""
+
+    def __init__(self) -> None:
+        self._address = os.environ.get("NOTIFY_SOCKET", "")
+        watchdog_us = int(os.environ.get("WATCHDOG_USEC") or 0)
+        pid = os.environ.get("WATCHDOG_PID")
+        mine = pid is None or int(pid) == os.getpid()
+        self.watchdog_s = watchdog_us / 1e6 if mine else 0.0
+        """How often systemd wants to hear of progress; 0 where it does not."""
+
+    def ready(self, status: str) -> None:
+        """The service does its work now."""
+        self._send(f"READY=1\nSTATUS={status}")
+
+    def status(self, text: str) -> None:
+        """One line for `systemctl status`."""
+        self._send(f"STATUS={text}")
+
+    def alive(self) -> None:
+        """Progress was made."""
+        self._send("WATCHDOG=1")
+
+    def stopping(self) -> None:
+        """The service is ending on purpose."""
+        self._send("STOPPING=1")
+
+    def _send(self, text: str) -> None:
+        if not self._address:
+            return
+        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+                channel.sendto(text.encode(), address)
+        except OSError as error:
+            log.debug("systemd was not told %r: %s", text, error)
+
+
+def next_session(folder: Path) -> int:
+    """The number of this start: larger than every one before, whatever the wall clock does.
+
+    It is the clock's seconds, or one more than the last number where the clock went back. Where the folder cannot be
+    written the clock alone must do, and the log says so.
+    """
+    path = folder / "session"
+    last = 0
+    try:
+        last = int(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError):
+        log.warning("%s cannot be read; the session number starts from the clock", path)
+    session = max(last + 1, int(time.time()))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".part")
+        with temporary.open("w") as stream:
+            stream.write(str(session))
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        log.warning("%s cannot be written (%s); the session number rests on the clock alone", path, error.strerror)
+    return session
