@@ -1,0 +1,1 @@
+"""The phone page and the small web server that hands it out."""

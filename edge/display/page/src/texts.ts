@@ -1,0 +1,115 @@
+// Every word that the page shows. Another language is another of these.
+
+export const TEXTS = {
+  // Stand in index.html as {{name}}.
+  fixed: {
+    product: "Foldsight",
+    stage: "What the camera sees",
+    score: "Score",
+    scoreHint: "of this frame, 0 to 1",
+    age: "Frame age",
+    connection: "Connection",
+    adapter: "Adapter",
+    history: "Last minute",
+    model: "Model",
+    notice: "Research software \u2013 not a medical device; no diagnosis",
+    noScript: "This page needs JavaScript to show live results.",
+    starting: "Starting",
+  },
+
+  // What a label of the bundle is called when it is the state.
+  labels: { folds: "Folds in view", no_folds: "Folds not in view" } as Record<string, string>,
+
+  headline: {
+    in_view: "Finding in view",
+    not_in_view: "Not in view",
+    uncertain: "Uncertain",
+    no_signal: "No signal",
+    stale: "Not live",
+    waiting: "Waiting for images",
+    offline: "Adapter offline",
+    stopped: "Adapter stopped",
+    disconnected: "Connection lost",
+    refused: "Not allowed",
+    connecting: "Connecting",
+    paused: "Paused",
+  },
+
+  detail: {
+    in_view: (time: string) => `for ${time}`,
+    not_in_view: (time: string) => `for ${time}`,
+    justNow: "since just now",
+    uncertain: "The image gives no clear answer",
+    no_signal: "No usable camera image",
+    stale: (time: string) => `Last result ${time} ago`,
+    staleNothing: "No live result has arrived",
+    waiting: "The adapter is there, no result yet",
+    offline: "The adapter is switched off or out of reach",
+    stopped: "The program on the adapter was stopped",
+    disconnected: "Reconnecting to the adapter",
+    refused: "The adapter does not admit this phone",
+    connecting: "Looking for the adapter",
+    paused: "This page was in the background",
+    noSettings: "The adapter's web server does not answer",
+  },
+
+  // Reasons as they come on the wire; one that is missing here is shown as it came.
+  reasons: {
+    aperture: "No scope image found",
+    between: "The score is between yes and no",
+    blank: "Image is blank",
+    blurred: "Image is blurred",
+    broker: "The connection to the broker is disturbed",
+    camera: "The camera has a fault",
+    dark: "Image is too dark",
+    frozen: "The camera image is frozen",
+    hung: "The camera does not answer",
+    late: "Images arrive too late",
+    no_frames: "The camera sends no images",
+    no_source: "No camera found",
+    out_of_body: "The scope is outside the body",
+    over_budget: "Images take too long to judge",
+    over_exposed: "Image is over-exposed",
+    settling: "Gathering enough clear images",
+    source: "The camera has a fault",
+    starting: "The adapter is starting",
+    temperature: "The adapter is too hot",
+    throttled: "The adapter is slowed down by heat or power",
+    too_old: "Images arrive too late",
+  } as Record<string, string>,
+
+  link: {
+    connecting: "Connecting",
+    connected: "Connected",
+    disconnected: "Lost",
+    refused: "Refused",
+    paused: "Paused",
+  },
+
+  device: {
+    online: "Online",
+    degraded: "Degraded",
+    stopped: "Stopped",
+    offline: "Offline",
+    unknown: "Unknown",
+  },
+
+  live: "Live",
+  notLive: "Not live",
+  degraded: "Adapter degraded",
+  none: "\u2013",
+
+  milliseconds: (value: number) => `${value} ms`,
+  seconds: (value: string) => `${value} s`,
+  minutes: (minutes: number, seconds: string) => `${minutes} min ${seconds} s`,
+  longAgo: "over an hour",
+
+  historySummary: (inView: number, label: string) => `${label}: ${inView} %`,
+  historyEmpty: "No result in the last minute",
+
+  // Spoken by a screen reader when the state changes.
+  spoken: (headline: string, detail: string) => (detail ? `${headline}. ${detail}.` : `${headline}.`),
+  title: (headline: string) => `${headline} \u00b7 Foldsight`,
+};
+
+export type Texts = typeof TEXTS;

@@ -1,0 +1,31 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { brokerBeside } from "../src/config";
+import { type History, HISTORY_MS, record, shareInView } from "../src/history";
+
+test("equal kinds grow into one run, others follow without a gap", () => {
+  let history: History = [];
+  for (let at = 0; at <= 1000; at += 100) history = record(history, at < 500 ? "in_view" : "uncertain", at);
+  assert.deepEqual(history, [
+    { kind: "in_view", from: 0, to: 500 },
+    { kind: "uncertain", from: 500, to: 1000 },
+  ]);
+  assert.equal(shareInView(history, 1000), 0.5);
+});
+
+test("time asleep stays empty", () => {
+  const history = record(record(record([], "in_view", 0), "in_view", 100), "in_view", 9000);
+  assert.equal(history.length, 2);
+});
+
+test("what is older than a minute is forgotten, so that it never grows", () => {
+  let history: History = [];
+  for (let at = 0; at < 3 * HISTORY_MS; at += 100) history = record(history, (at / 100) % 2 ? "in_view" : "uncertain", at);
+  assert.ok(history.length <= HISTORY_MS / 100 + 2);
+  assert.equal(shareInView(record([], "stale", 0), 0), null);
+});
+
+test("the broker is beside the page, with TLS exactly when the page has it", () => {
+  assert.equal(brokerBeside({ protocol: "http:", hostname: "pi.local" }, 9001, "/mqtt"), "ws://pi.local:9001/mqtt");
+  assert.equal(brokerBeside({ protocol: "https:", hostname: "[::1]" }, 9001, "/mqtt"), "wss://[::1]:9001/mqtt");
+});
