@@ -45,7 +45,7 @@ export interface Result {
 interface Delay {
   readonly ms: number;
   readonly receivedAt: number;
-  /** The device's wall clock at publishing. */
+  /** The device's monotonic clock at publishing, milliseconds. */
   readonly sentAt: number;
   /** Since when it has been over the limit. */
   readonly overSince: number | null;
@@ -153,9 +153,8 @@ function receive(model: Model, topic: string, retained: boolean, payload: unknow
     case "birth":
       return takeBirth(current, payload);
     case "detection":
-      return retained ? current : takeResult(measureDelay(current, payload, at), payload, at);
     case "state":
-      return retained ? current : takeResult(current, payload, at);
+      return retained ? current : takeResult(measureDelay(current, payload, at), payload, at);
     default:
       return current;
   }
@@ -184,18 +183,17 @@ function takeBirth(model: Model, payload: Json): Model {
 }
 
 // A connection that hung delivers what it held back in one burst, and every message of it has just arrived. Each says
-// when the device sent it, by the device's clock, whose steps between two messages tell how much more, or less, time
-// the second one took on its way. A clock that is set meanwhile cannot mislead: two messages never drift further apart
-// on the way than they came apart here, so a greater difference is the clock's.
+// when it was sent, by the device's monotonic clock: where two came further apart here than they were sent there, the
+// second took that much longer. The first of a connection counts as on time; there is nothing to compare it with.
 function measureDelay(model: Model, payload: Json, at: number): Model {
-  const captured = number(payload["captured_at"]);
-  const age = number(payload["age_ms"]);
-  if (captured === null || age === null) return model;
-  const sentAt = captured * 1000 + age;
+  const sentAt = number(payload["sent_ms"]);
+  if (sentAt === null) return model;
   const last = model.delay;
   if (last === null) return { ...model, delay: { ms: 0, receivedAt: at, sentAt, overSince: null } };
   const apart = at - last.receivedAt;
-  const ms = Math.max(0, last.ms + Math.min(apart, apart - (sentAt - last.sentAt)));
+  const longer = apart - (sentAt - last.sentAt);
+  // Longer than they came apart is impossible: that would be the device's clock going back.
+  const ms = Math.max(0, last.ms + Math.min(apart, longer));
   const over = ms >= limit(model);
   return { ...model, delay: { ms, receivedAt: at, sentAt, overSince: over ? (last.overSince ?? at) : null } };
 }

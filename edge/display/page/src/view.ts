@@ -43,7 +43,7 @@ function forTime(kind: "in_view" | "not_in_view", ms: number): string {
 }
 
 function reasons(codes: readonly string[]): string {
-  return codes.map((code) => TEXTS.reasons[code] ?? code.replaceAll("_", " ")).join(" \u00b7 ");
+  return codes.map((code) => TEXTS.reasons[code.replaceAll(" ", "_")] ?? code.replaceAll("_", " ")).join(" \u00b7 ");
 }
 
 function headlineOf(view: View): string {
