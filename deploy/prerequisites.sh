@@ -1,0 +1,60 @@
+#!/bin/sh
+# Installs from the distribution what the Makefile's commands need and this machine lacks.
+# Usage: deploy/prerequisites.sh python|mosquitto|chromium|systemd-analyze ...
+set -eu
+
+fail() {
+    echo "foldsight: $*" >&2
+    exit 1
+}
+
+apt_install() { # name of the thing, then package names to try in turn
+    thing=$1
+    shift
+    command -v apt-get >/dev/null || fail "$thing is missing and there is no apt-get here: install it yourself, then run this again"
+    if [ "$(id -u)" = 0 ]; then
+        as_root=""
+    elif command -v sudo >/dev/null; then
+        as_root="sudo"
+    else
+        fail "$thing is missing and installing it needs root: run 'apt-get install $1' as root, then this again"
+    fi
+    echo "foldsight: installing $thing from the distribution" >&2
+    log=$(mktemp)
+    $as_root apt-get update -qq >"$log" 2>&1 || true # an old list may still do
+    for package in "$@"; do
+        if $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" >>"$log" 2>&1; then
+            rm -f "$log"
+            return 0
+        fi
+    done
+    tail -n 5 "$log" >&2
+    rm -f "$log"
+    fail "$thing could not be installed (tried: $*): install it yourself, then run this again"
+}
+
+for thing in "$@"; do
+    case $thing in
+    python)
+        python=${PYTHON:-python3}
+        command -v "$python" >/dev/null || apt_install Python python3
+        "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' ||
+            fail "$("$python" --version) is not supported: Foldsight needs Python 3.10 to 3.13 (make PYTHON=python3.12 …)"
+        "$python" -c 'import ensurepip, venv' 2>/dev/null || apt_install "Python's venv module" python3-venv
+        ;;
+    mosquitto)
+        command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ] || apt_install mosquitto mosquitto
+        command -v mosquitto_sub >/dev/null || apt_install mosquitto_sub mosquitto-clients
+        ;;
+    chromium)
+        command -v chromium >/dev/null || command -v chromium-browser >/dev/null ||
+            apt_install Chromium chromium chromium-browser
+        ;;
+    systemd-analyze)
+        command -v systemd-analyze >/dev/null || apt_install systemd-analyze systemd
+        ;;
+    *)
+        fail "deploy/prerequisites.sh does not know '$thing'"
+        ;;
+    esac
+done

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import tiny_files, tiny_manifest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from edge.bundle import COMMITTED, Bundle, write_bundle
+from edge.errors import BundleError
+
+
+def rewrite(source: Path, target: Path, change: dict[str, bytes | None]) -> Path:
+    """Copy a bundle with some members replaced, added, or (None) left out."""
+    with zipfile.ZipFile(source) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members.update({k: v for k, v in change.items() if v is not None})
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, content in members.items():
+            if change.get(name, b"") is not None:
+                archive.writestr(name, content)
+    return target
+
+
+def manifest_of(path: Path) -> dict[str, object]:
+    with zipfile.ZipFile(path) as archive:
+        loaded: dict[str, object] = json.loads(archive.read("manifest.json"))
+        return loaded
+
+
+def test_a_bundle_opens_and_gives_its_golden_outputs(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    assert bundle.manifest.labels == ["no_folds", "folds"]
+    assert bundle.check_golden(bundle.manifest.artefacts[0]) <= 0.001
+    assert not bundle.signed
+
+
+def test_equal_content_makes_an_equal_file(tiny_bundle: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again.zip"
+    write_bundle(again, tiny_manifest(), tiny_files())
+    with zipfile.ZipFile(again) as a, zipfile.ZipFile(tiny_bundle) as b:
+        names = set(a.namelist()) - {"golden.npz", "manifest.json"}  # numpy stamps its archive with the time
+        assert all(a.read(n) == b.read(n) for n in names)
+
+
+@pytest.mark.parametrize("member", ["fp32.onnx", "golden.npz", "MODEL_CARD.md"])
+def test_a_flipped_byte_is_found(tiny_bundle: Path, tmp_path: Path, member: str) -> None:
+    content = bytearray(tiny_files()[member] if member != "golden.npz" else Bundle.open(tiny_bundle).files[member])
+    content[len(content) // 2] ^= 1
+    broken = rewrite(tiny_bundle, tmp_path / "b.zip", {member: bytes(content)})
+    with pytest.raises(BundleError, match=f"{member} is damaged"):
+        Bundle.open(broken)
+
+
+def test_a_flipped_byte_anywhere_in_the_file_is_found_or_harmless(tiny_bundle: Path, tmp_path: Path) -> None:
+    raw, whole = tiny_bundle.read_bytes(), Bundle.open(tiny_bundle)
+    for position in range(0, len(raw), max(1, len(raw) // 150)):
+        content = bytearray(raw)
+        content[position] ^= 0x40
+        path = tmp_path / "b.zip"
+        path.write_bytes(content)
+        try:
+            bundle = Bundle.open(path, golden=False)
+        except BundleError:
+            continue
+        assert bundle.sha256 == whole.sha256  # a byte that says nothing, such as a time stamp
+        assert bundle.files["fp32.onnx"] == whole.files["fp32.onnx"]
+
+
+def test_truncation_at_any_length_is_found(tiny_bundle: Path, tmp_path: Path) -> None:
+    raw = tiny_bundle.read_bytes()
+    for length in range(0, len(raw), max(1, len(raw) // 50)):
+        path = tmp_path / "b.zip"
+        path.write_bytes(raw[:length])
+        with pytest.raises(BundleError):
+            Bundle.open(path)
+
+
+def test_a_missing_file_an_extra_file_and_no_file_at_all(tiny_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"fp32.onnx is missing"):
+        Bundle.open(rewrite(tiny_bundle, tmp_path / "m.zip", {"fp32.onnx": None}))
+    with pytest.raises(BundleError, match=r"extra.bin is not listed"):
+        Bundle.open(rewrite(tiny_bundle, tmp_path / "e.zip", {"extra.bin": b"x"}))
+    with pytest.raises(BundleError, match="is not there"):
+        Bundle.open(tmp_path / "none.zip")
+
+
+def test_a_newer_schema_says_update(tiny_bundle: Path, tmp_path: Path) -> None:
+    manifest = {**manifest_of(tiny_bundle), "schema_version": 2}
+    path = rewrite(tiny_bundle, tmp_path / "n.zip", {"manifest.json": json.dumps(manifest).encode()})
+    with pytest.raises(BundleError, match="reads up to 1: update"):
+        Bundle.open(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("finding", "polyp", "is not one of the labels"),
+        ("version", "one", "version"),
+        ("surprise", 1, "surprise"),
+        ("files", {}, "no hash for"),
+        ("labels", ["folds"], "labels"),
+    ],
+)
+def test_a_wrong_manifest_is_refused_with_the_key(
+    tiny_bundle: Path, tmp_path: Path, key: str, value: object, words: str
+) -> None:
+    manifest = {**manifest_of(tiny_bundle), key: value}
+    path = rewrite(tiny_bundle, tmp_path / "w.zip", {"manifest.json": json.dumps(manifest).encode()})
+    with pytest.raises(BundleError, match=words):
+        Bundle.open(path)
+
+
+def test_wrong_golden_outputs_are_refused(tmp_path: Path) -> None:
+    import io  # noqa: PLC0415  only here
+
+    files = tiny_files()
+    with np.load(io.BytesIO(files["golden.npz"])) as arrays:
+        inputs, scores = arrays["inputs"], arrays["scores_fp32"]
+    out = io.BytesIO()
+    np.savez(out, inputs=inputs, scores_fp32=scores + np.array([0.01, -0.01], np.float32))
+    path = tmp_path / "g.zip"
+    write_bundle(path, tiny_manifest(), {**files, "golden.npz": out.getvalue()})
+    with pytest.raises(BundleError, match="other scores on this machine"):
+        Bundle.open(path)
+    assert Bundle.open(path, golden=False).manifest.name == "redness"
+
+
+def test_a_model_that_is_no_model(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    write_bundle(path, tiny_manifest(), {**tiny_files(), "fp32.onnx": b"not a model"})
+    with pytest.raises(BundleError, match="cannot be loaded by ONNX Runtime"):
+        Bundle.open(path)
+
+
+def test_writing_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.zip"
+    write_bundle(path, tiny_manifest(), tiny_files())
+    before = path.read_bytes()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", fail)
+    with pytest.raises(OSError, match="No space"):
+        write_bundle(path, tiny_manifest(), tiny_files())
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_only_a_trusted_signature_counts_where_keys_are_given(tiny_bundle: Path, tmp_path: Path) -> None:
+    key, other = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    with pytest.raises(BundleError, match="is not signed"):
+        Bundle.open(tiny_bundle, trusted_keys=[key.public_key()])
+    signature = key.sign(Bundle.open(tiny_bundle).files["manifest.json"])
+    signed = rewrite(tiny_bundle, tmp_path / "s.zip", {"signature": signature})
+    assert Bundle.open(signed, trusted_keys=[other.public_key(), key.public_key()]).signed
+    with pytest.raises(BundleError, match="not signed by a key that is trusted"):
+        Bundle.open(signed, trusted_keys=[other.public_key()])
+
+
+def test_the_committed_bundle_is_small_honest_and_right_here() -> None:
+    bundle = Bundle.open(COMMITTED)
+    assert COMMITTED.stat().st_size <= 1_500_000
+    assert bundle.artefact().precision == "int8"
+    assert bundle.manifest.research_only
+    card = bundle.files["MODEL_CARD.md"].decode()
+    assert "CC BY-NC-SA" in card
+    assert "not a medical device" in card

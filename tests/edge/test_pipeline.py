@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import jsonschema
+import numpy as np
+import pytest
+
+from edge.analysis import Analyser
+from edge.bundle import Bundle
+from edge.capture import SourceInfo
+from edge.config import Config
+from edge.frames import Frame, NewestFrameSlot, now_ns
+from edge.messages import json_schemas
+from edge.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SCHEMAS = json_schemas()
+
+
+class Recorder:
+    """An outlet that keeps what it was given, after checking it against the published schemas."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, dict[str, Any]]] = []
+
+    def live(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, expiry_s: int | None = 1) -> bool:
+        del qos, retain, expiry_s
+        self._keep(topic, payload)
+        return True
+
+    def event(self, payload: bytes) -> None:
+        self._keep("event", payload)
+
+    def _keep(self, topic: str, payload: bytes) -> None:
+        message = json.loads(payload)
+        jsonschema.Draft202012Validator(SCHEMAS[topic]).validate(message)
+        self.sent.append((topic, message))
+
+    def of(self, topic: str) -> list[dict[str, Any]]:
+        return [message for name, message in self.sent if name == topic]
+
+
+class FakeReader:
+    """The part of a reader that the pipeline looks at."""
+
+    state = "live"
+    reason = ""
+    info = SourceInfo("test", "test", 96, 96, 30)
+
+
+class Bench:
+    """A pipeline with its ends in the test's hands."""
+
+    def __init__(self, bundle: Path, **capture: Any) -> None:
+        self.slot, self.reader, self.out = NewestFrameSlot(), FakeReader(), Recorder()
+        config = Config.model_validate({"device": "test", "capture": {"timeout_s": 0.3, "frozen_s": 0.4, **capture}})
+        self.pipeline = Pipeline(
+            config,
+            session=5,
+            reader=self.reader,  # type: ignore[arg-type]
+            slot=self.slot,
+            analyser=Analyser(Bundle.open(bundle)),
+            outlet=self.out,
+        )
+        self.seq = 0
+        self._rng = np.random.default_rng(0)
+
+    def picture(self, *, red: bool) -> np.ndarray:
+        base = np.array([60, 60, 200] if red else [120, 120, 60])
+        coarse = self._rng.normal(base, 25, (12, 12, 3)).clip(0, 255).astype(np.uint8)
+        return cv2.resize(coarse, (96, 96), interpolation=cv2.INTER_CUBIC)
+
+    def show(self, image: np.ndarray, *, age_ms: float = 1.0, timeline_ns: int | None = None) -> None:
+        exposed = now_ns() - int(age_ms * 1e6)
+        self.slot.put(Frame(image, self.seq, exposed, "synthetic", exposed, time.time(), "", timeline_ns))
+        self.seq += 1
+        self.pipeline.step()
+
+    def watch(self, seconds: float, *, red: bool, fps: float = 60) -> None:
+        for _ in range(round(seconds * fps)):
+            self.show(self.picture(red=red))
+            time.sleep(1 / fps)
+
+
+@pytest.fixture
+def bench(tiny_bundle: Path) -> Bench:
+    return Bench(tiny_bundle)
+
+
+def test_a_detection_says_everything_that_the_contract_lists(bench: Bench) -> None:
+    bench.show(bench.picture(red=True), age_ms=4)
+    (message,) = bench.out.of("detection")
+    assert message["device"] == "test"
+    assert (message["session"], message["seq"], message["label"]) == (5, 0, "folds")
+    assert message["schema"] == 1
+    assert message["score"] > 0.9
+    assert sum(message["scores"].values()) == pytest.approx(1, abs=1e-3)
+    assert 4 <= message["age_ms"] < 500
+    assert set(message["stages_ms"]) == {"wait", "optics", "preprocess", "inference", "decide"}
+    assert sum(message["stages_ms"].values()) == pytest.approx(message["age_ms"], abs=0.5)
+    assert message["model"] == {"name": "redness", "version": "0.0.1"}
+
+
+def test_the_state_follows_and_is_told_on_change_and_as_a_heartbeat(bench: Bench) -> None:
+    bench.watch(1.0, red=True)
+    bench.watch(1.5, red=False)
+    states = [m["state"] for m in bench.out.of("state")]
+    changes = [s for s, before in zip(states, [None, *states], strict=False) if s != before]
+    assert changes[0] == "uncertain"
+    assert changes.index("folds") < changes.index("no_folds")
+    assert len(states) > len(changes)  # heartbeats
+    assert [e["after"] for e in bench.out.of("event")] == changes
+    assert all(m["age_ms"] is not None for m in bench.out.of("state"))
+
+
+def test_an_old_frame_is_dropped_counted_and_never_published(bench: Bench) -> None:
+    bench.show(bench.picture(red=True), age_ms=600)
+    assert not bench.out.of("detection")
+    assert bench.pipeline.counts.too_old == bench.pipeline.dropped == 1
+    bench.show(bench.picture(red=True))
+    assert bench.out.of("detection")[0]["dropped"] == 1
+
+
+def test_a_frame_over_the_budget_is_published_and_marked(bench: Bench) -> None:
+    bench.show(bench.picture(red=True), age_ms=80)
+    (message,) = bench.out.of("detection")
+    assert message["over_budget"]
+    assert bench.pipeline.counts.over_budget == 1
+
+
+def test_no_frames_become_no_signal(bench: Bench) -> None:
+    bench.watch(1.0, red=True)
+    begin = time.monotonic()
+    while bench.pipeline.state != "no_signal" and time.monotonic() - begin < 3:
+        bench.pipeline.step()
+    assert time.monotonic() - begin < 0.6
+    last = bench.out.of("state")[-1]
+    assert (last["state"], last["seq"], last["age_ms"], last["reasons"]) == ("no_signal", None, None, ["no_frames"])
+
+
+def test_a_lost_source_is_no_signal_at_once(bench: Bench) -> None:
+    bench.watch(1.0, red=True)
+    bench.reader.state = "lost"
+    bench.pipeline.step()
+    assert bench.out.of("state")[-1]["reasons"] == ["source_lost"]
+
+
+def test_the_same_picture_again_and_again_is_no_signal_and_a_new_one_ends_it(bench: Bench) -> None:
+    bench.watch(1.0, red=True)
+    still = bench.picture(red=True)
+    begin = time.monotonic()
+    while bench.pipeline.state != "no_signal" and time.monotonic() - begin < 3:
+        bench.show(still)
+        time.sleep(0.02)
+    assert time.monotonic() - begin == pytest.approx(0.4, abs=0.25)
+    assert bench.out.of("detection")[-1]["quality"]["reasons"] == ["frozen"]
+    bench.watch(0.8, red=True)
+    assert bench.pipeline.state == "folds"
+
+
+def test_a_blank_picture_is_uncertain_whatever_the_score(bench: Bench) -> None:
+    for value in range(60):
+        bench.show(np.full((96, 96, 3), (30, 30, 170 + value % 3), np.uint8))
+        time.sleep(0.02)
+    last = bench.out.of("detection")[-1]
+    assert last["label"] == "folds"
+    assert last["state"] == "uncertain"
+    assert "blank" in last["quality"]["reasons"]
+
+
+def test_a_lossless_replay_decides_the_same_however_fast_it_runs(tiny_bundle: Path) -> None:
+    def play(delay_s: float) -> list[tuple[int, str]]:
+        bench = Bench(tiny_bundle, pace="lossless")
+        for index in range(60):
+            bench.show(bench.picture(red=15 <= index < 45), age_ms=700, timeline_ns=index * 33_000_000)
+            time.sleep(delay_s)
+        return [(m["seq"], m["state"]) for m in bench.out.of("detection")]
+
+    slow, fast = play(0.004), play(0)
+    assert slow == fast
+    assert {state for _, state in fast} >= {"folds", "no_folds"}
+
+
+def test_the_end_of_a_replay_is_no_signal(bench: Bench) -> None:
+    bench.watch(0.8, red=True)
+    bench.slot.close()
+    assert bench.pipeline.step() is False
+    assert bench.out.of("state")[-1]["reasons"] == ["ended"]
+
+
+def test_nothing_that_grows_is_allocated_per_frame(bench: Bench) -> None:
+    import gc  # noqa: PLC0415  only here
+    import tracemalloc  # noqa: PLC0415
+
+    pictures = [bench.picture(red=True) for _ in range(8)]
+    bench.out._keep = lambda topic, payload: None  # type: ignore[method-assign]  the recorder grows by itself
+
+    def traced_after(frames: int) -> int:
+        for index in range(frames):
+            bench.show(pictures[index % 8])
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    warm = traced_after(200)
+    grown = traced_after(400) - warm
+    tracemalloc.stop()
+    assert grown < 16_000  # one slice of the last minute's statistics, of which there are twelve at most
