@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trainer.data.importers import import_sources
+from trainer.data.importers import import_phantom, import_sources
 from trainer.data.splits import merge_near_groups, split_by_group
 from trainer.data.visibility import VisibilitySettings, apply_visibility
 
@@ -38,5 +38,7 @@ def build_records(
     merged, joined = merge_near_groups([*imported, *more], root)
     if joined:
         notes.append(f"{joined} groups joined to others because they hold near-duplicate images")
-    records, said = apply_visibility(merged, root, settings or VisibilitySettings(), seed)
+    settings = settings or VisibilitySettings()
+    records, said = apply_visibility(merged, root, settings, seed)
+    records += import_phantom(settings.phantom_frames, seed)
     return split_by_group(records, seed), notes + said

@@ -66,7 +66,11 @@ def fingerprints(records: Sequence[Record], root: Path, threads: int = 2) -> Fin
         return fingerprint(record.read_image(root))
 
     with ThreadPoolExecutor(threads) as pool:
-        rows = list(pool.map(one, records))
+        return stack(list(pool.map(one, records)))
+
+
+def stack(rows: Sequence[tuple[str, Image, Image]]) -> Fingerprints:
+    """Put single fingerprints together, in their order."""
     signs = np.array([row[1] for row in rows], np.float32).reshape(len(rows), _BITS)
     thumbs = np.array([row[2] for row in rows], np.float32).reshape(len(rows), THUMB_SIDE * THUMB_SIDE)
     return Fingerprints([row[0] for row in rows], signs, thumbs)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 
+from trainer.data import phantom
 from trainer.data.manifest import Record, read_manifest
 from trainer.data.types import LABELS, DataError
 
@@ -23,6 +24,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".
 CC_BY = "CC BY 4.0"
 CC_BY_NC_SA = "CC BY-NC-SA 4.0 (research only)"
 KVASIR_LICENCE = "CC BY 4.0 (its authors ask for research and education use)"
+PHANTOM_LICENCE = "Apache-2.0 (rendered by this code)"
 OPENHSV_LICENCE = "GPL-3.0 (of its repository)"
 
 
@@ -98,6 +100,24 @@ def import_openhsv(root: Path) -> Iterator[Record]:
             yield Record(
                 path=f"{_relative(clip, root)}#{index}", label="folds", group=f"openhsv/{clip.stem}", source="openhsv",
                 split="test", licence=OPENHSV_LICENCE,
+            )  # fmt: skip
+
+
+def import_phantom(count: int, seed: int) -> Iterator[Record]:
+    """Frames of the rendered phantom; grouped by anatomy, ambiguous views left out.
+
+    Args:
+        count: Frames to render, before the ambiguous ones are left out.
+        seed: Which.
+    """
+    for index in range(count):
+        block, k = divmod(index, phantom.BLOCK)
+        key = f"{phantom.PREFIX}{seed * 1_000_000 + block}"
+        label = phantom.frame(f"{key}#{k}")[2]
+        if label is not None:
+            yield Record(
+                path=f"{key}#{k}", label=label, group=key.replace(":", "/"), source="phantom", split="train",
+                licence=PHANTOM_LICENCE, mask=f"{key}#{k}",
             )  # fmt: skip
 
 

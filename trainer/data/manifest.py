@@ -1,8 +1,8 @@
 """The data manifest: one CSV row per image, or per window of an image.
 
 Columns: path, label, group, source, split, licence, mask, x, y, width, height. Paths are relative to the data root.
-`path` may name a frame of a video (`clip.mp4#12`, counted from 0). `mask` is empty, or a class map in the numbers of
-`trainer.data.types` (`annot/1.png`), or a binary glottis mask (`annot/1.png#glottis`).
+`path` may name a frame of a video (`clip.mp4#12`, counted from 0) or of the phantom (`phantom:7#3`). `mask` is empty, a
+class map in the numbers of `trainer.data.types` (`annot/1.png`), or a binary glottis mask (`annot/1.png#glottis`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from trainer.data import phantom
 from trainer.data.types import GLOTTIS, LABELS, MAX_CLASS, UNKNOWN, DataError, Image, Mask
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ def read_picture(root: Path, path: str) -> Image:
     Raises:
         DataError: It is missing or cannot be decoded.
     """
+    if phantom.is_phantom(path):
+        return phantom.frame(path)[0]
     name, _, frame = path.partition("#")
     file = root / name
     if not file.is_file():
@@ -145,6 +148,8 @@ def _clip(file: Path) -> tuple[Image, ...]:
 
 
 def _read_class_map(root: Path, mask: str) -> Mask:
+    if phantom.is_phantom(mask):
+        return phantom.frame(mask)[1]
     name, _, kind = mask.partition("#")
     file = root / name
     raw = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) if file.is_file() else None
@@ -262,6 +267,10 @@ def write_manifest(path: Path, records: Iterable[Record]) -> None:
 def data_hash(records: Sequence[Record], root: Path) -> str:
     """SHA-256 (hex) over all rows, whatever their order, and over the bytes of every file that they name."""
     total = hashlib.sha256()
+    rendered = sorted(record.path for record in records if phantom.is_phantom(record.path))
+    if rendered:
+        # One frame stands for the renderer: a change of its code changes the hash.
+        total.update(np.ascontiguousarray(phantom.frame(rendered[0])[0]).tobytes())
     for record in sorted(records, key=lambda r: (r.path, r.window or (), r.label)):
         total.update("\x1f".join(str(value) for value in dataclasses.astuple(record)).encode())
     names = {name.partition("#")[0] for record in records for name in (record.path, record.mask) if name}

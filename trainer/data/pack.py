@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,8 +23,6 @@ VERSION = 3
 _CHUNK = 64
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
-Extra = tuple[Record, Image, Mask]
-"""A picture that no file holds (a phantom's): record, uint8 (H, W, 3) BGR, class map (H, W)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +87,6 @@ class Pack:
         root: Path,
         cache: Path = Path("runs/cache"),
         *,
-        extra: Callable[[], Iterable[Extra]] | None = None,
-        extra_key: str = "",
         progress: Progress | None = None,
         threads: int = 2,
     ) -> Pack:
@@ -102,21 +98,19 @@ class Pack:
             records: What to pack.
             root: The data root.
             cache: Folder of all packs.
-            extra: Makes pictures that no file holds; called only when a pack is built.
-            extra_key: What identifies them (how many, which seed), part of the pack's key.
             progress: Told how far decoding is.
             threads: That decode.
 
         Raises:
             DataError: An image or mask cannot be read.
         """
-        key = f"{data_hash(records, root)[:24]}-{extra_key or 'plain'}-v{VERSION}"
+        key = f"{data_hash(records, root)[:24]}-v{VERSION}"
         folder = cache / key
         if not (folder / "records.json").is_file():
             cache.mkdir(parents=True, exist_ok=True)
             part = Path(tempfile.mkdtemp(dir=cache, prefix=".part-"))
             try:
-                _build(part, records, root, list(extra()) if extra else [], progress=progress, threads=threads)
+                _build(part, records, root, progress=progress, threads=threads)
                 if folder.exists():
                     shutil.rmtree(folder)
                 part.replace(folder)
@@ -130,25 +124,22 @@ def _build(
     folder: Path,
     records: Sequence[Record],
     root: Path,
-    extra: Sequence[Extra],
     *,
     progress: Progress | None,
     threads: int,
 ) -> None:
-    count = len(records) + len(extra)
+    count = len(records)
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (count, SIDE, SIDE, 3))
     masks = np.lib.format.open_memmap(folder / "masks.npy", "w+", np.uint8, (count, SIDE, SIDE))
     rects = np.zeros((count, 4), np.int32)
     focus = np.zeros((count, 5), np.float32)
 
-    def put(index: int, record: Record, image: Image, classes: Mask | None) -> None:
-        packed = letterbox(image, classes)
+    def read(index: int) -> None:
+        record = records[index]
+        packed = letterbox(record.read_image(root), record.read_mask(root))
         images[index], masks[index], rects[index] = packed
         x, y, width, height = packed[2]
         focus[index] = locate_folds(record, packed[1][y : y + height, x : x + width])
-
-    def read(index: int) -> None:
-        put(index, records[index], records[index].read_image(root), records[index].read_mask(root))
 
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(records), _CHUNK):
@@ -156,13 +147,11 @@ def _build(
             list(pool.map(read, range(start, min(start + _CHUNK, len(records)))))
             if progress:
                 progress(min(start + _CHUNK, len(records)), count)
-    for index, (record, image, classes) in enumerate(extra, start=len(records)):
-        put(index, record, image, classes)
     images.flush()
     masks.flush()
     np.save(folder / "rects.npy", rects)
     np.save(folder / "focus.npy", focus)
-    rows = [dataclasses.asdict(record) for record in (*records, *(record for record, _, _ in extra))]
+    rows = [dataclasses.asdict(record) for record in records]
     with (folder / "records.json").open("w", encoding="utf-8") as out:
         json.dump(rows, out)
         out.flush()

@@ -52,6 +52,8 @@ class VisibilitySettings(BaseModel):
     negatives_per_frame: int = Field(3, ge=0)
     step: int = Field(16, ge=1)
     exclude_noisy_bagls: bool = True
+    phantom_frames: int = Field(2000, ge=0)
+    """Rendered frames added to the real ones, before the ambiguous ones are left out."""
 
 
 def apply_visibility(

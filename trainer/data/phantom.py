@@ -1,0 +1,51 @@
+"""Frames of the phantom as records: rendered when read, so no file holds them and every machine has the same ones.
+
+`phantom:SEED#K` names frame K of the ten that `edge.capture.phantom.training_frames(10, SEED)` deals out: one anatomy
+and look per seed, which is therefore the group.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+
+import numpy as np
+
+from edge.capture.phantom import Truth, training_frames
+from trainer.data.types import FOLD, GLOTTIS, LABELS, TISSUE, DataError, Image, Mask
+
+PREFIX = "phantom:"
+BLOCK = 10
+_DETAIL = 400  # pixels of the larynx plate: enough for pictures that are packed at 256
+_LOCK = threading.Lock()
+
+
+def is_phantom(path: str) -> bool:
+    """Whether a record's path names a rendered frame."""
+    return path.startswith(PREFIX)
+
+
+def frame(path: str) -> tuple[Image, Mask, str | None]:
+    """Render the frame that a path names.
+
+    Returns:
+        uint8 (H, W, 3) BGR; its class map, in which all but folds and glottis counts as tissue; and its label, None
+        where the phantom itself calls the view ambiguous.
+
+    Raises:
+        DataError: The path is not of the form `phantom:SEED#K`, K below 10.
+    """
+    seed, _, index = path.removeprefix(PREFIX).partition("#")
+    if not (seed.isdecimal() and index.isdecimal() and int(index) < BLOCK):
+        raise DataError(f"{path}: no phantom frame of that name; write phantom:SEED#K with K from 0 to {BLOCK - 1}.")
+    with _LOCK:  # threads that read neighbours wait for one rendering instead of doing it twice
+        image, truth = _block(int(seed))[int(index)]
+    classes = np.full(image.shape[:2], TISSUE, np.uint8)
+    classes[truth.folds] = FOLD
+    classes[truth.glottis] = GLOTTIS
+    return image, classes, None if truth.ambiguous else LABELS[int(truth.visible)]
+
+
+@functools.lru_cache(maxsize=8)
+def _block(seed: int) -> tuple[tuple[Image, Truth], ...]:
+    return tuple(training_frames(BLOCK, seed, detail=_DETAIL))
