@@ -26,7 +26,10 @@ export function record(history: History, kind: Kind, now: number): History {
   return last.kind === kind ? [...before, longer] : [...before, longer, { kind, from: now, to: now }];
 }
 
-/** Share of the time with a result in which the finding was in view, 0 to 1; null where there was no result. */
+/** A share of less time than this says nothing. */
+const ENOUGH_MS = 5000;
+
+/** Share of the time with a result in which the finding was in view, 0 to 1; null where there is too little of it. */
 export function shareInView(history: History, now: number): number | null {
   let known = 0;
   let inView = 0;
@@ -35,5 +38,5 @@ export function shareInView(history: History, now: number): number | null {
     if (run.kind === "in_view") inView += time;
     if (run.kind === "in_view" || run.kind === "not_in_view" || run.kind === "uncertain") known += time;
   }
-  return known > 0 ? inView / known : null;
+  return known >= ENOUGH_MS ? inView / known : null;
 }

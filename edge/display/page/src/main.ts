@@ -9,7 +9,7 @@ import { TEXTS } from "./texts";
 import { Screen } from "./view";
 
 const TICK_MS = 100;
-const DRAW_MS = 500;
+const DRAW_MS = 250;
 const SETTINGS_RETRY_MS = 2000;
 /** The wall clock running ahead of the monotonic one by this much in a tick: the phone slept, or was set. */
 const SLEPT_MS = 2000;
@@ -86,7 +86,7 @@ function run(config: Config, screen: Screen): void {
     history = record(history, present(model, now).kind, now);
     if (now - drawnAt >= DRAW_MS) {
       drawnAt = now;
-      screen.history(history, now, model.finding);
+      screen.history(history, now);
     }
   }, TICK_MS);
 

@@ -93,7 +93,6 @@ export interface View {
   readonly device: DeviceState | "unknown";
   readonly deviceReasons: readonly string[];
   readonly model: { readonly name: string; readonly version: string } | null;
-  readonly finding: string;
   /** When this view changes by time alone; null where it does not. */
   readonly validUntil: number | null;
 }
@@ -268,7 +267,6 @@ export function present(model: Model, now: number): View {
     device: model.status?.state ?? "unknown",
     deviceReasons: model.status?.reasons ?? [],
     model: model.model,
-    finding: model.finding,
     validUntil: null,
   };
   if (model.link !== "connected") return { ...base, kind: model.link, device: "unknown", deviceReasons: [] };

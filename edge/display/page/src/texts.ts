@@ -102,8 +102,7 @@ export const TEXTS = {
   minutes: (minutes: number, seconds: string) => `${minutes} min ${seconds} s`,
   longAgo: "over an hour",
 
-  historySummary: (inView: number, label: string) => `${label}: ${inView} %`,
-  historyEmpty: "No result in the last minute",
+  historySummary: (inView: number) => `in view ${inView} % of the time`,
 
   // Spoken by a screen reader when the state changes.
   spoken: (headline: string, detail: string) => (detail ? `${headline}. ${detail}.` : `${headline}.`),

@@ -131,10 +131,9 @@ export class Screen {
   }
 
   /** Draw the last minute; the right edge is now. */
-  history(history: History, now: number, label: string): void {
+  history(history: History, now: number): void {
     const share = shareInView(history, now);
-    const name = TEXTS.labels[label] ?? TEXTS.headline.in_view;
-    this.write("summary", share === null ? TEXTS.historyEmpty : TEXTS.historySummary(Math.round(share * 100), name));
+    this.write("summary", share === null ? "" : TEXTS.historySummary(Math.round(share * 100)));
     const x = (at: number): number => 600 * (1 - (now - at) / HISTORY_MS);
     const bars: SVGElement[] = [];
     for (const run of history) {

@@ -5,12 +5,12 @@ import { type History, HISTORY_MS, record, shareInView } from "../src/history";
 
 test("equal kinds grow into one run, others follow without a gap", () => {
   let history: History = [];
-  for (let at = 0; at <= 1000; at += 100) history = record(history, at < 500 ? "in_view" : "uncertain", at);
+  for (let at = 0; at <= 10_000; at += 100) history = record(history, at < 5000 ? "in_view" : "uncertain", at);
   assert.deepEqual(history, [
-    { kind: "in_view", from: 0, to: 500 },
-    { kind: "uncertain", from: 500, to: 1000 },
+    { kind: "in_view", from: 0, to: 5000 },
+    { kind: "uncertain", from: 5000, to: 10_000 },
   ]);
-  assert.equal(shareInView(history, 1000), 0.5);
+  assert.equal(shareInView(history, 10_000), 0.5);
 });
 
 test("time asleep stays empty", () => {
@@ -22,7 +22,14 @@ test("what is older than a minute is forgotten, so that it never grows", () => {
   let history: History = [];
   for (let at = 0; at < 3 * HISTORY_MS; at += 100) history = record(history, (at / 100) % 2 ? "in_view" : "uncertain", at);
   assert.ok(history.length <= HISTORY_MS / 100 + 2);
-  assert.equal(shareInView(record([], "stale", 0), 0), null);
+});
+
+test("a share of next to nothing is not told", () => {
+  let history: History = [];
+  for (let at = 0; at <= 2000; at += 100) history = record(history, "in_view", at);
+  assert.equal(shareInView(history, 2000), null);
+  for (let at = 2100; at <= 20_000; at += 100) history = record(history, "stale", at);
+  assert.equal(shareInView(history, 20_000), null);
 });
 
 test("the broker is beside the page, with TLS exactly when the page has it", () => {
