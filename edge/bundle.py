@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION: Literal[1] = 1
 MANIFEST, GOLDEN, CARD, SIGNATURE = "manifest.json", "golden.npz", "MODEL_CARD.md", "signature"
-COMMITTED = Path(__file__).parent / "models" / "visibility.zip"
-"""The bundle that ships with Foldsight."""
 
 _MAX_MEMBER = 256 << 20  # bytes; a zip bomb is refused before it is unpacked
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # equal content makes an equal zip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -15,7 +16,8 @@ import yaml
 
 from edge import __version__
 from edge import config as settings
-from edge.bundle import COMMITTED, Bundle
+from edge.bundle import Bundle
+from edge.config import COMMITTED_BUNDLE
 from edge.errors import ConfigError, FoldsightError
 
 if TYPE_CHECKING:
@@ -99,7 +101,9 @@ def _parser() -> argparse.ArgumentParser:
 
     classify = command("classify", _classify, "images through exactly the live path")
     classify.add_argument("paths", nargs="+", type=Path, metavar="IMAGE|FOLDER")
-    classify.add_argument("--bundle", type=Path, default=COMMITTED, help="model bundle (default: the one that ships)")
+    classify.add_argument(
+        "--bundle", type=Path, default=COMMITTED_BUNDLE, help="model bundle (default: the one that ships)"
+    )
     classify.add_argument("--precision", choices=("auto", "int8", "fp32"), default="auto")
     classify.add_argument("--json", action="store_true", help="one JSON object a line")
 
@@ -110,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         ("verify", _bundle_verify, "check hashes and golden outputs on this machine"),
     ):
         added = actions.add_parser(name, help=text, description=text)
-        added.add_argument("path", nargs="?", type=Path, default=COMMITTED, help="default: the one that ships")
+        added.add_argument("path", nargs="?", type=Path, default=COMMITTED_BUNDLE, help="default: the one that ships")
         added.add_argument("--json", action="store_true")
         added.set_defaults(run=action)
 
@@ -185,7 +189,19 @@ def _run(arguments: argparse.Namespace) -> int:
     service.log_to_stderr(config.log)
     daemon = service.Daemon(config)
     _stop_on_signals(daemon)
-    summary = daemon.run(arguments.seconds)
+    with contextlib.ExitStack() as stack:
+        if config.display.enabled:
+            from edge.display.server import DisplayServer, DisplaySettings  # noqa: PLC0415  only where it is asked for
+
+            shown = config.display
+            stack.enter_context(
+                DisplayServer(
+                    DisplaySettings(
+                        device=config.device, host=shown.host, port=shown.port, mqtt_port=shown.websocket_port
+                    )
+                )
+            )
+        summary = daemon.run(arguments.seconds)
     if arguments.json:
         print(json.dumps(summary.as_dict()))
     return 0

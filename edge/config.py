@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edge import bundle
 from edge.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+COMMITTED_BUNDLE = Path(__file__).parent / "models" / "visibility.zip"
+"""The model bundle that ships with Foldsight."""
 DEFAULT_PATH = Path("/etc/foldsight/edge.yaml")
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -62,7 +63,7 @@ class Capture(_Section):
 class Model(_Section):
     """Which model, and how it is run."""
 
-    bundle: Path = bundle.COMMITTED
+    bundle: Path = COMMITTED_BUNDLE
     """The model bundle."""
     precision: Literal["auto", "int8", "fp32"] = "auto"
     """Which artefact of the bundle; `auto` takes INT8 where there is one."""

@@ -9,7 +9,8 @@ import pytest
 from conftest import tiny_files, tiny_manifest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edge.bundle import COMMITTED, Bundle, write_bundle
+from edge.bundle import Bundle, write_bundle
+from edge.config import COMMITTED_BUNDLE
 from edge.errors import BundleError
 
 
@@ -163,8 +164,8 @@ def test_only_a_trusted_signature_counts_where_keys_are_given(tiny_bundle: Path,
 
 
 def test_the_committed_bundle_is_small_honest_and_right_here() -> None:
-    bundle = Bundle.open(COMMITTED)
-    assert COMMITTED.stat().st_size <= 1_500_000
+    bundle = Bundle.open(COMMITTED_BUNDLE)
+    assert COMMITTED_BUNDLE.stat().st_size <= 1_500_000
     assert bundle.artefact().precision == "int8"
     assert bundle.manifest.research_only
     card = bundle.files["MODEL_CARD.md"].decode()
