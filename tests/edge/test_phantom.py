@@ -8,12 +8,12 @@ import pytest
 
 from edge.capture.phantom import SCENES, Look, Phantom, Script, Segment, Truth, default_script, training_frames
 from edge.capture.phantom.camera import Camera
-from edge.capture.phantom.render import closed_to_opened, opened_to_closed
+from edge.capture.phantom.posture import closed_to_opened, opened_to_closed
 
 
 @pytest.fixture(scope="module")
 def phantom() -> Phantom:
-    return Phantom(width=320, height=240, seed=3)
+    return Phantom(width=320, height=240, detail=256, seed=3)
 
 
 def look_at(phantom: Phantom, t: float) -> tuple[np.ndarray, Truth]:
@@ -34,7 +34,7 @@ def test_a_frame_is_bgr_with_masks_of_its_size(phantom: Phantom) -> None:
 def test_the_same_arguments_and_time_give_the_same_bytes_in_any_order(phantom: Phantom) -> None:
     times = np.linspace(0, phantom.duration, 14)
     forwards = [look_at(phantom, t) for t in times]
-    twin = Phantom(width=320, height=240, seed=3)
+    twin = Phantom(width=320, height=240, detail=256, seed=3)
     for t, (image, truth) in reversed(list(zip(times, forwards, strict=True))):
         again, truth_again = look_at(twin, t)
         assert np.array_equal(image, again)
@@ -49,14 +49,14 @@ def test_the_same_arguments_and_time_give_the_same_bytes_in_any_order(phantom: P
 
 def test_seeds_and_moments_differ(phantom: Phantom) -> None:
     t = 25.0
-    assert not np.array_equal(phantom.render(t)[0], Phantom(width=320, height=240, seed=4).render(t)[0])
+    assert not np.array_equal(phantom.render(t)[0], Phantom(width=320, height=240, detail=256, seed=4).render(t)[0])
     # Even a still scene is never the same frame twice: the sensor's noise is new.
     assert not np.array_equal(phantom.render(t)[0], phantom.render(t + 1e-3)[0])
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_folds_are_in_view_for_about_half_of_the_script(seed: int) -> None:
-    phantom = Phantom(width=128, height=96, seed=seed)
+    phantom = Phantom(width=128, height=96, detail=256, seed=seed)
     truths = [look_at(phantom, t)[1] for t in np.arange(0, phantom.duration, 0.5)]
     assert 0.3 < np.mean([truth.visible for truth in truths]) < 0.7
     assert np.mean([truth.ambiguous for truth in truths]) < 0.3
@@ -73,7 +73,7 @@ def test_folds_are_in_view_for_about_half_of_the_script(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_masks_lie_in_the_aperture_and_agree_with_the_verdict(seed: int) -> None:
-    phantom = Phantom(width=320, height=240, seed=seed)
+    phantom = Phantom(width=320, height=240, detail=256, seed=seed)
     for t in np.arange(0.3, phantom.duration, 2.1):
         _, truth = look_at(phantom, t)
         assert truth.aperture is not None
@@ -90,7 +90,7 @@ def test_masks_lie_in_the_aperture_and_agree_with_the_verdict(seed: int) -> None
 @pytest.mark.parametrize("scene", ["out_of_body", "mouth", "pharynx", "pyriform", "trachea", "epiglottis", "wall"])
 @pytest.mark.parametrize("seed", [0, 5])
 def test_scenes_without_folds(scene: str, seed: int) -> None:
-    phantom = Phantom(width=160, height=120, seed=seed, script=Script([Segment(scene, 5.0)]))
+    phantom = Phantom(width=160, height=120, detail=256, seed=seed, script=Script([Segment(scene, 5.0)]))
     for t in (0.5, 2.0, 4.0):
         truth = look_at(phantom, t)[1]
         assert not truth.visible
@@ -100,7 +100,7 @@ def test_scenes_without_folds(scene: str, seed: int) -> None:
 @pytest.mark.parametrize("scene", ["breathing", "phonation", "closed", "glare"])
 @pytest.mark.parametrize("seed", [0, 5])
 def test_scenes_with_folds(scene: str, seed: int) -> None:
-    phantom = Phantom(width=160, height=120, seed=seed, script=Script([Segment(scene, 5.0)]))
+    phantom = Phantom(width=160, height=120, detail=256, seed=seed, script=Script([Segment(scene, 5.0)]))
     assert all(look_at(phantom, t)[1].visible for t in (0.5, 2.0, 4.0))
 
 
@@ -108,7 +108,7 @@ def test_scenes_with_folds(scene: str, seed: int) -> None:
 def test_masks_move_with_the_picture(seed: int) -> None:
     """The gap is darker than the folds, and the folds are brighter than the same mask put elsewhere, in every pose."""
     script = Script([Segment("breathing", 6.0, {"opening": 0.24, "roll": 0.4, "x": 0.1}), Segment("phonation", 6.0)])
-    phantom = Phantom(width=320, height=240, seed=seed, script=script, look=Look(falloff=0.2, shine=0.0))
+    phantom = Phantom(width=320, height=240, detail=256, seed=seed, script=script, look=Look(falloff=0.2, shine=0.0))
     for t in (2.5, 3.5, 5.0):
         image, truth = look_at(phantom, t)
         grey = image.mean(axis=2)
@@ -120,34 +120,37 @@ def test_masks_move_with_the_picture(seed: int) -> None:
 
 
 def test_fog_makes_a_view_of_folds_ambiguous() -> None:
-    clear = Phantom(width=160, height=120, script=Script([Segment("fog", 5.0, {"fog": 0.0, "smear": 0.0})]))
-    fogged = Phantom(width=160, height=120, script=Script([Segment("fog", 5.0, {"fog": 0.9})]))
+    clear = Phantom(width=160, height=120, detail=256, script=Script([Segment("fog", 5.0, {"fog": 0.0, "smear": 0.0})]))
+    fogged = Phantom(width=160, height=120, detail=256, script=Script([Segment("fog", 5.0, {"fog": 0.9})]))
     assert not look_at(clear, 2.0)[1].ambiguous
     assert look_at(fogged, 2.0)[1].ambiguous
-    assert fogged.render(2.0)[0].std() < clear.render(2.0)[0].std()
+    centre = np.s_[30:90, 50:110]
+    assert fogged.render(2.0)[0][centre].std() < 0.6 * clear.render(2.0)[0][centre].std()
 
 
 def test_the_folds_vibrate_when_they_speak(phantom: Phantom) -> None:
-    speaking = Phantom(width=320, height=240, seed=3, script=Script([Segment("phonation", 10.0, {"tremor": 0.0})]))
+    speaking = Phantom(
+        width=320, height=240, detail=256, seed=3, script=Script([Segment("phonation", 10.0, {"tremor": 0.0})])
+    )
     areas = [look_at(speaking, k / 30)[1].glottis.sum() for k in range(30)]
     assert max(areas) > 2 * min(areas)
     assert phantom.script.duration != speaking.duration
 
 
 def test_a_frame_without_aperture_has_none() -> None:
-    phantom = Phantom(width=160, height=120, look=Look(aperture="none"))
+    phantom = Phantom(width=160, height=120, detail=256, look=Look(aperture="none"))
     assert look_at(phantom, 20.0)[1].aperture is None
 
 
 def test_grey_looks_are_grey() -> None:
-    image, _ = Phantom(width=160, height=120, look=Look(grey=True)).render(20.0)
+    image, _ = Phantom(width=160, height=120, detail=256, look=Look(grey=True)).render(20.0)
     assert np.array_equal(image[..., 0], image[..., 2])
 
 
 def test_large_frames_keep_picture_and_masks_together() -> None:
     script = Script([Segment("breathing", 6.0, {"opening": 0.26, "breathing": 0.0})])
-    small = look_at(Phantom(width=640, height=360, script=script), 2.0)[1]
-    image, large = look_at(Phantom(width=1280, height=720, script=script), 2.0)
+    small = look_at(Phantom(width=640, height=360, detail=256, script=script), 2.0)[1]
+    image, large = look_at(Phantom(width=1280, height=720, detail=256, script=script), 2.0)
     assert np.mean(large.folds[::2, ::2] ^ small.folds) < 0.01
     grey = image.mean(axis=2)
     assert grey[large.glottis].mean() < 0.6 * grey[large.folds].mean()
@@ -170,6 +173,7 @@ def test_training_frames_vary() -> None:
         (lambda: Phantom(width=10), "width is 10"),
         (lambda: Phantom(height=100_000), "height is 100000"),
         (lambda: Phantom(seed=-1), "seed is -1"),
+        (lambda: Phantom(detail=9), "detail is 9"),
         (lambda: Phantom(width=64, height=64).render(float("nan")), "time nan"),
         (lambda: Segment("lunch", 1.0), "no scene 'lunch'"),
         (lambda: Segment("fog", 0.0), "more than 0 seconds"),

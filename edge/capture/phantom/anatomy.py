@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge.capture.phantom.texture import (
+    HEADROOM,
     Array,
     Bytes,
     blur,
@@ -71,17 +72,17 @@ class Anatomy:
     def half_width(self, v: Array) -> Array:
         """Width of each fold's visible band at `v`."""
         front = np.sqrt(np.clip((v - FRONT + 0.03) / 0.36, 0.0, 1.0))
-        back = 1.0 - 0.62 * smoothstep(PROCESS - 0.30, FOLD_BACK + 0.02, v)
-        return np.asarray(self.fold_width * (0.10 + 0.90 * front) * back, np.float32)
+        back = 1.0 - 0.42 * smoothstep(PROCESS - 0.25, FOLD_BACK + 0.04, v)
+        return np.asarray(self.fold_width * (0.16 + 0.84 * front) * back, np.float32)
 
 
 FOLD_COLOURS = {
-    "white": (0.74, 0.80, 0.90),
-    "pink": (0.56, 0.62, 0.84),
-    "red": (0.36, 0.42, 0.76),
-    "oedema": (0.60, 0.70, 0.86),
+    "white": (0.53, 0.59, 0.71),
+    "pink": (0.42, 0.48, 0.71),
+    "red": (0.30, 0.35, 0.70),
+    "oedema": (0.46, 0.54, 0.72),
 }
-MUCOSA = ((0.36, 0.42, 0.80), (0.30, 0.34, 0.74), (0.42, 0.50, 0.84), (0.34, 0.45, 0.78), (0.38, 0.40, 0.70))
+MUCOSA = ((0.36, 0.43, 0.84), (0.27, 0.33, 0.78), (0.43, 0.52, 0.87), (0.30, 0.44, 0.84), (0.37, 0.38, 0.74))
 
 
 def random_anatomy(seed: int) -> Anatomy:
@@ -125,6 +126,11 @@ def random_anatomy(seed: int) -> Anatomy:
 
 def _bump(u: Array, v: Array, at: tuple[float, float], size: tuple[float, float]) -> Array:
     return np.exp(-(((u - at[0]) / size[0]) ** 2) - ((v - at[1]) / size[1]) ** 2).astype(np.float32)
+
+
+def _dome(u: Array, v: Array, at: tuple[float, float], radius: float) -> Array:
+    far = ((u - at[0]) ** 2 + (v - at[1]) ** 2) / radius**2
+    return np.asarray(np.sqrt(np.clip(1.0 - far, 0.0, 1.0)), np.float32)
 
 
 @dataclass(slots=True)
@@ -193,40 +199,44 @@ def larynx_plate(anatomy: Anatomy, size: int) -> tuple[Bytes, Array]:  # noqa: P
     height = 0.26 * smoothstep(0.35, 1.0, ring)
     height += 0.13 * np.exp(-(((ring - 1.02) / 0.17) ** 2)) * (1 - 0.6 * front) * smoothstep(0.75, 0.45, v)
     outside = smoothstep(1.02, 1.55, ring) * smoothstep(0.12, 0.45, s)
-    height -= 0.30 * outside * (1 - front)
+    height -= 0.22 * outside * (1 - front)
     sinus = _bump(s, v, (0.96, 0.34), (0.20, 0.40)) + 0.35 * _bump(s, v, (0.66, 0.74), (0.20, 0.12))
     height -= 0.42 * sinus
     height += 0.55 * smoothstep(1.10, 1.6, s) * (1 - 0.5 * front)
-    height += 0.08 * smoothstep(0.95, 1.2, v)
+    height += 0.22 * smoothstep(0.92, 1.25, v)
     gullet = np.exp(-(((v - 0.93 - 0.12 * u * u) / 0.045) ** 2) - (u / 0.55) ** 2)
     height -= 0.12 * gullet
     rim = anatomy.epiglottis_v + anatomy.epiglottis_curl * 0.42 * u * u + 0.05 * np.cos(u * 4.0)
     leaf = smoothstep(-0.42, rim - 0.15, np.maximum(v, rim)) * smoothstep(1.02, 0.62, s)
-    behind = smoothstep(-0.02, 0.16, rim - v)
-    height = height * (1 - 0.5 * leaf) + 0.62 * leaf * (1 - behind) + 0.20 * behind * smoothstep(1.2, 0.8, s)
+    behind = smoothstep(-0.03, 0.26, rim - v)
+    height = height * (1 - 0.5 * leaf) + 0.62 * leaf * (1 - behind) + 0.30 * behind * smoothstep(1.2, 0.8, s)
     tongue = smoothstep(0.14, 0.50, rim - v)
-    height += tongue * (0.30 + 0.02 * value_noise(rng, (size, size), 26, 2))
+    height += tongue * (0.22 + 0.02 * value_noise(rng, (size, size), 26, 2))
     height += 0.07 * _bump(u, v, (0.0, -0.60), (0.13, 0.10))  # petiole
+    creases = np.exp(-((value_noise(rng, (size, size), 5, 2) / 0.24) ** 2)) * np.maximum(outside, tongue)
+    height -= 0.012 * creases
 
     middle = 0.19 + 0.17 * np.sin(np.pi * np.clip((v + 0.60) / 1.18, 0, 1)) - anatomy.false_fold_reach
     vestibular = np.exp(-(((s - middle - 0.06) / 0.105) ** 2)) * smoothstep(-0.66, -0.42, v) * smoothstep(0.62, 0.35, v)
     height += anatomy.false_fold_height * vestibular
-    spread, size_a = anatomy.arytenoid_u, anatomy.arytenoid_size * 1.15
-    mounds = _bump(s, v, (spread, 0.62), (size_a, size_a * 1.15))
-    tips = _bump(s, v, (spread * 0.72, 0.70), (size_a * 0.55, size_a * 0.6))
-    wedges = _bump(s, v, (spread + 0.27, 0.54), (0.11, 0.11))
-    height += 0.34 * mounds + 0.12 * tips + 0.20 * wedges
-    cleft = np.exp(-((u0 / 0.022) ** 2)) * smoothstep(BACK - 0.06, BACK, v0) * smoothstep(0.86, 0.72, v0)
-    height -= 0.10 * cleft
+    spread, size_a = anatomy.arytenoid_u, anatomy.arytenoid_size * 1.3
+    mounds = _dome(s, v, (spread, 0.66), size_a)
+    tips = _dome(s, v, (spread * 0.78, 0.66 + 0.72 * size_a), size_a * 0.52)
+    wedges = _dome(s, v, (spread + 1.62 * size_a, 0.53), size_a * 0.72)
+    for dome, base, rise in ((mounds, 0.19, 0.24), (tips, 0.36, 0.12), (wedges, 0.26, 0.16)):
+        height = np.where(dome > 0, np.maximum(height, base + rise * dome), height)
+    height = height + (blur(height, size * 0.008) - height) * smoothstep(0.42, 0.50, v)
+    cleft = np.exp(-((u0 / 0.030) ** 2)) * smoothstep(BACK - 0.06, BACK + 0.14, v0) * smoothstep(0.86, 0.72, v0)
+    height -= 0.06 * cleft
 
     s0 = np.abs(u0)
-    along = smoothstep(FRONT - 0.03, FRONT + 0.05, v0) * smoothstep(FOLD_BACK + 0.06, FOLD_BACK - 0.10, v0)
-    across = smoothstep(width + 0.014, width - 0.022, s0)
+    along = smoothstep(FRONT - 0.05, FRONT + 0.07, v0) * smoothstep(FOLD_BACK + 0.10, FOLD_BACK - 0.10, v0)
+    across = smoothstep(width + 0.018, width - 0.030, s0)
     fold = (across * along).astype(np.float32)
     band = np.clip(1.0 - ((s0 - width * 0.42) / (width * 0.72)) ** 2, 0.0, 1.0)
-    groove = np.exp(-(((s0 - width - 0.022) / 0.026) ** 2)) * along
+    groove = np.exp(-(((s0 - width - 0.026) / 0.036) ** 2)) * along
     height = height * (1 - fold) + fold * (anatomy.fold_bulge * band + 0.006)
-    height -= 0.030 * groove
+    height -= 0.020 * groove
     grain = value_noise(rng, (size, size), 40, 3)
     stretched = cv.resize(value_noise(rng, (max(8, size // 14), size), 110, 2), (size, size))
     height += 0.0016 * grain * (1 - fold) + 0.0012 * stretched * fold
@@ -236,8 +246,8 @@ def larynx_plate(anatomy: Anatomy, size: int) -> tuple[Bytes, Array]:  # noqa: P
         side, at, radius = anatomy.lesion
         edge = radius * (1 + 0.12 * value_noise(rng, (size, size), 40, 1))
         far = np.sqrt((u0 - side * radius * 0.75) ** 2 + (v0 - at) ** 2)
-        polyp = smoothstep(1.08, 0.9, far / edge)
-        height += polyp * np.sqrt(np.clip(1.05 - (far / edge) ** 2, 0, 1)) * radius * 0.9
+        polyp = smoothstep(1.15, 0.80, far / edge)
+        height += polyp * np.sqrt(np.clip(1.15 - (far / edge) ** 2, 0, 1)) * radius * 0.5
     height = height.astype(np.float32)
 
     # Colour.
@@ -246,12 +256,12 @@ def larynx_plate(anatomy: Anatomy, size: int) -> tuple[Bytes, Array]:  # noqa: P
     pale = (min(1.0, blue * 1.45), min(1.0, green * 1.38), min(1.0, red * 1.12))
     _tint(albedo, pale, 0.45 * np.clip(tips + 0.6 * mounds + 0.5 * wedges, 0, 1) + 0.22 * leaf * (1 - behind))
     deep = (blue * 0.62, green * 0.60, red * 0.88)
-    _tint(albedo, deep, 0.5 * vestibular * (1 - fold) + 0.35 * gullet)
+    _tint(albedo, deep, 0.35 * vestibular * (1 - fold) + 0.35 * gullet + 0.45 * groove + 0.20 * creases)
     count = int(size * 0.16 * anatomy.vessels)
     lines = _wild_vessels(rng, size, count, 0.10, size / 640)
-    _bleed(albedo, lines * (1 - fold), 0.55)
-    fold_tone = 1 + 0.05 * stretched + 0.03 * grain
-    rose = smoothstep(0.55, 1.05, s0 / width) * 0.38  # pinker towards the ventricle
+    _bleed(albedo, lines * (1 - fold), 0.42)
+    fold_tone = 1 + 0.075 * stretched + 0.03 * grain
+    rose = smoothstep(0.35, 1.10, s0 / width) * 0.55  # pinker towards the ventricle
     for channel in range(3):
         colour = anatomy.fold_colour[channel] * (1 - rose) + anatomy.mucosa[channel] * rose
         albedo[..., channel] += fold * (colour * fold_tone - albedo[..., channel])
@@ -269,7 +279,7 @@ def larynx_plate(anatomy: Anatomy, size: int) -> tuple[Bytes, Array]:  # noqa: P
     np.clip(albedo, 0.02, 1.0, out=albedo)
 
     spacing = np.gradient(axis).astype(np.float32)
-    wet = value_noise(rng, (size, size), 70, 2) * (0.0035 + 0.004 * anatomy.wetness)
+    wet = value_noise(rng, (size, size), 38, 2) * (0.005 + 0.005 * anatomy.wetness)
     plate = shade(
         albedo,
         height,
@@ -418,7 +428,7 @@ def room_plate(anatomy: Anatomy, size: int) -> Bytes:
         cv.circle(scene, at, int(size * rng.uniform(0.02, 0.06)), (1.6, 1.7, 1.7), -1)
     scene = blur(scene, size * float(rng.uniform(0.010, 0.022)))
     out = np.zeros((size, size, 4), np.uint8)
-    out[..., :3] = np.clip(scene * 255.0, 0, 255)
+    out[..., :3] = np.clip(scene * (255.0 * HEADROOM), 0, 255)
     return out
 
 

@@ -44,9 +44,9 @@ class Look:
     upside_down: bool = False
     falloff: float = 0.55
     light_at: tuple[float, float] = (0.0, 0.0)
-    gain: float = 1.15
-    gamma: float = 0.85
-    saturation: float = 1.0
+    gain: float = 1.3
+    gamma: float = 0.8
+    saturation: float = 1.15
     tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
     shine: float = 1.0
     noise: float = 2.5
@@ -91,7 +91,7 @@ def random_look(rng: np.random.Generator) -> Look:
         upside_down=bool(rng.random() < 0.5),  # noqa: PLR2004 # a coin
         falloff=float(rng.uniform(0.1, 0.85)),
         light_at=(float(rng.normal(0, 0.25)), float(rng.normal(0, 0.25))),
-        gain=float(np.exp(rng.normal(0.0 if grey else 0.1, 0.42 if grey else 0.28))),
+        gain=float(np.clip(np.exp(rng.normal(-0.1 if grey else 0.1, 0.42 if grey else 0.28)), 0.2, 1.7)),
         gamma=float(rng.uniform(0.65, 1.1)),
         saturation=float(rng.uniform(0.55, 1.25)),
         tint=(1.0 - warm, 1.0 + float(rng.normal(0, 0.05)), 1.0 + 0.6 * warm),

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 _LEAST, _MOST = 64, 4096  # frame sides in pixels
 
 
+def _check_detail(detail: int) -> None:
+    if not 128 <= detail <= 2048:  # noqa: PLR2004 # coarser is no larynx, finer fits no memory
+        raise ValueError(f"the phantom's detail is {detail} pixels: give 128 to 2048")
+
+
 class Phantom:
     """A synthetic examination.
 
@@ -29,9 +34,10 @@ class Phantom:
         seed: anatomy, look, camera path and timing; 0 and up.
         script: what happens; the default is about a minute.
         look: scope and camera; by default a colour scope with a round image, varied by the seed.
+        detail: size of the larynx plate in pixels, 128 to 2048: finer is slower to set up, not to render.
 
     Raises:
-        ValueError: a size or seed out of range.
+        ValueError: a size, seed or detail out of range.
     """
 
     def __init__(
@@ -42,10 +48,12 @@ class Phantom:
         seed: int = 0,
         script: Script | None = None,
         look: Look | None = None,
+        detail: int = 900,
     ) -> None:
         for name, value in (("width", width), ("height", height)):
             if not _LEAST <= value <= _MOST:
                 raise ValueError(f"the phantom's {name} is {value} pixels: give {_LEAST} to {_MOST}")
+        _check_detail(detail)
         if seed < 0:
             raise ValueError(f"the phantom's seed is {seed}: give 0 or more")
         self.script = default_script(seed) if script is None else script
@@ -56,11 +64,11 @@ class Phantom:
                 upside_down=bool(rng.random() < 0.35),  # noqa: PLR2004 # rigid scopes are the rarer ones
                 aperture_radius=float(rng.uniform(0.47, 0.495)),
                 falloff=float(rng.uniform(0.35, 0.65)),
-                gain=float(rng.uniform(1.15, 1.4)),
+                gain=float(rng.uniform(1.2, 1.45)),
                 shine=float(rng.uniform(0.8, 1.2)),
             )
         self.look = look
-        self._renderer = Renderer(random_anatomy(seed), look, width, height)
+        self._renderer = Renderer(random_anatomy(seed), look, width, height, detail=detail)
 
     def render(self, t: float, *, truth: bool = True) -> tuple[Bytes, Truth | None]:
         """Draw the frame at `t` seconds: a pure function of the constructor's arguments and `t`.
@@ -135,16 +143,17 @@ def training_frames(n: int, seed: int, *, detail: int = 640) -> Iterator[tuple[B
     Args:
         n: how many, 0 or more.
         seed: 0 or more.
-        detail: size of the larynx plate in pixels; larger is finer and slower.
+        detail: size of the larynx plate in pixels, 128 to 2048; larger is finer and slower.
 
     Yields:
         BGR uint8 (H, W, 3) of varying size, and its truth.
 
     Raises:
-        ValueError: `n` or `seed` is negative.
+        ValueError: `n` or `seed` is negative, or `detail` out of range.
     """
     if n < 0 or seed < 0:
         raise ValueError(f"asked for {n} phantom frames with seed {seed}: neither may be negative")
+    _check_detail(detail)
     return _deal(n, seed, detail)
 
 

@@ -38,20 +38,22 @@ class State:
 
 
 _FIELDS = tuple(f.name for f in fields(State))
+_PLACES = [_FIELDS.index(name) for name in ("room", "mouth", "trachea")]
+_SMEAR = _FIELDS.index("smear")
 
 SCENES: dict[str, State] = {
-    "out_of_body": State(room=1.0, span=1.0, tremor=3.0),
-    "mouth": State(mouth=1.0, span=1.15, y=0.0),
-    "pharynx": State(mouth=1.0, span=0.55, y=0.28, tremor=1.5),
+    "out_of_body": State(room=1.0, span=1.0, epiglottis=1.0, tremor=3.0),
+    "mouth": State(mouth=1.0, span=1.15, epiglottis=1.0),
+    "pharynx": State(mouth=1.0, span=0.55, y=0.28, epiglottis=1.0, tremor=1.5),
     "epiglottis": State(y=-0.35, span=1.35, epiglottis=1.0, near=1.0, opening=0.12),
     "breathing": State(y=0.02, span=1.10, opening=0.20, breathing=0.06),
     "phonation": State(y=0.0, span=0.95, opening=0.004, voice=0.030),
     "closed": State(y=0.0, span=1.0, opening=0.0),
     "fog": State(y=0.0, span=1.05, opening=0.16, breathing=0.04, fog=0.85, smear=0.35),
-    "pyriform": State(x=1.08, y=0.52, span=0.48, roll=0.25, opening=0.05),
+    "pyriform": State(x=0.98, y=0.45, span=0.52, roll=0.25, opening=0.05),
     "glare": State(y=0.0, span=1.0, opening=0.10, breathing=0.04, glare=0.8),
     "blood": State(y=0.02, span=0.95, opening=0.12, breathing=0.04, blood=0.7, mucus=0.5),
-    "trachea": State(trachea=1.0, span=1.0, opening=0.28),
+    "trachea": State(trachea=1.0, y=0.12, span=0.25, opening=0.28, tremor=0.6),
     "wall": State(x=-1.25, y=0.9, span=0.35, smear=0.5, tremor=1.5),
 }
 
@@ -121,6 +123,11 @@ class Script:
         # A field of view is a ratio: it grows by factors.
         span = _FIELDS.index("span")
         mixed[span] = before[span] ** (1 - weight) * target[span] ** weight
+        # Places replace each other quickly, and the tip is too near to be in focus meanwhile.
+        for place in _PLACES:
+            mixed[place] = before[place] + (target[place] - before[place]) * ease((weight - 0.36) / 0.28)
+        if np.any(before[_PLACES] != target[_PLACES]):
+            mixed[_SMEAR] = max(mixed[_SMEAR], 0.9 * ease(1.0 - abs(weight - 0.5) / 0.42))
         name = segment.scene if weight >= 0.5 else self.segments[index - 1].scene  # noqa: PLR2004 # half way
         return name, State(*mixed.tolist())
 
@@ -154,7 +161,7 @@ def default_script(seed: int) -> Script:
             view("phonation", 6.5),
             view("fog", 4.5, fog=float(rng.uniform(0.78, 0.95))),
             view("breathing", 4.0, span=0.95),
-            view("pyriform", 5.0, x=side * 1.08, roll=side * 0.25),
+            view("pyriform", 5.0, x=side * 0.98, roll=side * 0.25),
             view("closed", 2.5),
             view("phonation", 3.5, span=0.8, voice=0.04),
             view("glare", 3.5, glare=float(rng.uniform(0.6, 0.9))),

@@ -12,6 +12,8 @@ cv: Any = cv2  # OpenCV's stubs know neither element types nor absent maps
 Array = NDArray[np.floating[Any]]
 Bytes = NDArray[np.uint8]
 
+HEADROOM = 0.6  # plates hold fully lit white as this share of 255, so that brighter tissue keeps its colour
+
 
 def smoothstep(low: float | Array, high: float | Array, x: Array) -> Array:
     """0 below `low`, 1 above `high`, a cubic between them (`low` may exceed `high`: then it falls)."""
@@ -150,10 +152,11 @@ def shade(
         hollow += weight * np.minimum(height - blur(height, sigma), 0.03)
     lit *= np.clip(1.0 + occlusion * hollow, 0.12, 1.25)
     lit = np.clip(lit, 0.0, 2.4)
-    powers = np.log(np.maximum(lit, 1e-3))
+    bright = np.maximum(lit, 1.0)
+    deep = np.log(np.clip(lit, 1e-3, 1.0))
     out = np.empty((rows, cols, 4), np.uint8)
     for channel, power in enumerate((1.16, 1.12, 0.86)):
-        out[..., channel] = np.clip(albedo[..., channel] * np.exp(power * powers) * 255.0, 0, 255)
+        out[..., channel] = np.clip(albedo[..., channel] * bright * np.exp(power * deep) * (255.0 * HEADROOM), 0, 255)
     # Gloss: how nearly the wet surface faces the light, with its fine relief, 0..255.
     relief = height * 0.8 + bump
     wet_x = cv.filter2D(relief, -1, kernel) / spacing[0] - to_x * inverse
