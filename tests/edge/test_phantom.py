@@ -224,3 +224,14 @@ def test_it_is_fast_enough_for_a_camera() -> None:
         phantom.render(t, truth=False)
         spent.append(time.process_time() - start)
     assert np.median(spent) < 0.030  # a bound for slow machines: 8 ms on a desktop core
+
+
+def test_a_tube_keeps_the_folds_apart_and_covers_part_of_the_gap() -> None:
+    script = Script([Segment("phonation", 5.0)])
+    free = Phantom(width=320, height=240, detail=256, script=script, look=Look())
+    tubed = Phantom(width=320, height=240, detail=256, script=script, look=Look(tube=True))
+    open_state = Script([Segment("breathing", 5.0, {"opening": 0.17, "breathing": 0.0, "span": 0.95, "y": 0.0})])
+    gap = look_at(Phantom(width=320, height=240, detail=256, script=open_state, look=Look()), 2.0)[1].glottis.sum()
+    assert look_at(free, 2.0)[1].glottis.sum() < gap
+    assert 0 < look_at(tubed, 2.0)[1].glottis.sum() < 0.9 * gap
+    assert look_at(tubed, 2.0)[1].visible

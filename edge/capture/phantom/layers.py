@@ -206,8 +206,9 @@ class Painter:
     def _lay_tube(self, layer: Layer, camera: Camera, posture: Posture) -> None:
         """Lay a breathing tube through the back of the glottis: dull, ribbed, growing towards the camera."""
         end = -0.12
-        corners_u = np.array([-0.5, 0.5, 1.3, -1.3], np.float32)
-        corners_v = np.array([end, end, 2.4, 2.4], np.float32)
+        along = np.linspace(end - 0.1, 5.0, 24, dtype=np.float32)
+        corners_u = np.concatenate([along * 0.0 - 0.4, along * 0.6 + 0.5, along * -0.6])
+        corners_v = np.tile(along, 3)
         box = self._box(*camera.to_image(corners_u, corners_v))
         if box is None:
             return
