@@ -35,8 +35,10 @@ class AugmentSettings(BaseModel):
     """Pixels of the square output."""
     blend: float = Field(0.4, ge=0, le=1)
     """Samples in which a patch is blended into a foreign scene: a larynx's folds, or as often something fold-free."""
-    removal: float = Field(0.15, ge=0, le=1)
+    removal: float = Field(0.2, ge=0, le=1)
     """Samples in which something is covered by tissue: the folds themselves, or as often anything but them."""
+    covered_donors: float = Field(0.4, ge=0, le=1)
+    """Fold-free patches that are a larynx whose folds were covered, rather than other tissue."""
     patch_min: float = Field(0.25, gt=0, le=1)
     patch_max: float = Field(0.67, gt=0, le=1)
     """A blended patch's width as a share of the scene's."""
@@ -152,7 +154,7 @@ def jitter_light(image: Image, rng: Rng, strength: float = 1.0) -> Image:
     """White balance, brightness, contrast and gamma, in one look-up per channel."""
     x = np.arange(256, dtype=np.float32) / 255
     gamma = np.exp(rng.normal(0, 0.25 * strength))
-    gain = np.exp(rng.normal(0, 0.22 * strength))
+    gain = np.exp(rng.normal(0, 0.18 * strength))
     offset = rng.normal(0, 0.03 * strength)
     contrast = np.exp(rng.normal(0, 0.15 * strength))
     balance = np.exp(rng.normal(0, 0.09 * strength, 3))
@@ -179,7 +181,7 @@ def light_fall_off(image: Image, rng: Rng) -> Image:
     height, width = image.shape[:2]
     x = (np.arange(width, dtype=np.float32) / width - rng.uniform(0.2, 0.8)) ** 2
     y = (np.arange(height, dtype=np.float32) / height - rng.uniform(0.2, 0.8)) ** 2
-    field = np.exp(-(x[None] + y[:, None]) * np.float32(rng.uniform(0.5, 4.5))) * np.float32(rng.uniform(1, 1.35))
+    field = np.exp(-(x[None] + y[:, None]) * np.float32(rng.uniform(0.5, 3.5))) * np.float32(rng.uniform(1, 1.35))
     return scale_light(image, field)
 
 
@@ -227,11 +229,11 @@ def match_sharpness(image: Image, rng: Rng) -> Image:
     height, width = image.shape[:2]
     kind = rng.random()
     if kind < 0.5:  # noqa: PLR2004
-        share = rng.uniform(0.3, 0.8)
+        share = rng.uniform(0.4, 0.85)
         size = (max(8, int(width * share)), max(8, int(height * share)))
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR))
-    soft = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 1.8))
+    soft = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 1.5))
     if kind < 0.75:  # noqa: PLR2004
         return np.asarray(soft)
     gain = rng.uniform(0.3, 1.2)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from trainer.data.augment import Rng, colour_table, is_grey, smooth_noise
+from trainer.data.augment import Rng, colour_table, is_grey, smooth_noise, to_grey
 from trainer.data.types import FOLD, GLOTTIS, UNKNOWN, VOID, Image, Mask
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def view(
     angle: float = 0.0,
     flip: tuple[bool, bool] = (False, False),
     target: Rect | None = None,
+    mirrored: bool = True,
 ) -> View:
     """Look at a rectangle of a picture, turned and mirrored, resized to `size`.
 
@@ -55,6 +56,7 @@ def view(
         angle: Degrees by which the picture turns.
         flip: Mirror left-right, mirror up-down.
         target: Where in the view the rectangle comes to lie; None for all of it.
+        mirrored: Whether the class map goes on in the mirror too, or is UNKNOWN outside the picture.
 
     Returns:
         The view, with the class map and the folds' box carried along.
@@ -78,7 +80,8 @@ def view(
     for_image[:, 1] *= packed.image.shape[0] / image.shape[0]
     out = (size[1], size[0])
     seen = cv2.warpAffine(image, for_image, out, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-    known = cv2.warpAffine(classes, matrix, out, flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101)
+    border = cv2.BORDER_REFLECT_101 if mirrored else cv2.BORDER_CONSTANT
+    known = cv2.warpAffine(classes, matrix, out, flags=cv2.INTER_NEAREST, borderMode=border, borderValue=UNKNOWN)
     focus = None
     if packed.focus is not None:
         fx, fy, fw, fh = packed.focus
@@ -117,9 +120,12 @@ def match_look(patch: Image, scene: Image, weight: Mask, rng: Rng) -> Image:
     Returns:
         The matched patch.
     """
+    grey_scene = is_grey(scene)
+    if grey_scene:
+        patch = to_grey(patch)
     light_scene = cv2.cvtColor(scene, cv2.COLOR_RGB2LAB)
     light_patch = cv2.cvtColor(patch, cv2.COLOR_RGB2LAB)
-    if is_grey(patch) and not is_grey(scene):
+    if not grey_scene and is_grey(patch):
         table = colour_table(scene)
         lightness = light_patch[..., 0]
         (_, _spread) = cv2.meanStdDev(lightness)
@@ -132,7 +138,7 @@ def match_look(patch: Image, scene: Image, weight: Mask, rng: Rng) -> Image:
     mean_p, dev_p = cv2.meanStdDev(light_patch, mask=inside)
     mean_s, dev_s = cv2.meanStdDev(light_scene, mask=ring)
     share = rng.uniform(0.65, 1.0)
-    gain = np.clip(dev_s / np.maximum(dev_p, 1.0), 0.5, 1.8)
+    gain = np.clip(dev_s / np.maximum(dev_p, 1.0), 0.6, 1.8)
     gain = 1 + (gain - 1) * share * np.array([[0.6], [1.0], [1.0]])
     levels = np.arange(256, dtype=np.float32)
     target = mean_p + (mean_s - mean_p) * share
@@ -185,15 +191,62 @@ def blend(scene: View, patch: View, weight: Mask, rng: Rng) -> View:
     return View(composite(scene.image, matched, weight), classes, patch.focus or scene.focus)
 
 
-def fold_weight(packed_view: View, grow: float, rng: Rng) -> Mask:
+def fold_weight(packed_view: View, grow: float) -> Mask:
     """A soft weight over the folds and the glottis of a view and `grow` pixels around them; float32 (H, W)."""
     folds = ((packed_view.classes == FOLD) | (packed_view.classes == GLOTTIS)).astype(np.uint8)
-    known = bool((packed_view.classes == FOLD).any())
-    if (not known or cv2.countNonZero(folds) == 0) and packed_view.focus is not None:
-        return soft_mask(folds.shape, _inflate(packed_view.focus, 1.35), rng) if packed_view.focus else folds
-    side = int(2 * grow) | 1
+    if not (packed_view.classes == FOLD).any() and packed_view.focus is not None:
+        # Only the glottis is known: the folds fill the box about it, and a little more.
+        x, y, width, height = _inflate(packed_view.focus, 1.15 + 0.02 * grow)
+        box = np.zeros(folds.shape, np.uint8)
+        centre = (round((x + width / 2) * 16), round((y + height / 2) * 16))
+        axes = (max(16, round(0.6 * width * 16)), max(16, round(0.6 * height * 16)))
+        cv2.ellipse(box, centre, axes, 0, 0, 360, 255, -1, cv2.LINE_AA, 4)
+        return np.asarray(cv2.GaussianBlur(box.astype(np.float32) / 255, (0, 0), max(0.8, grow / 2.5)))
+    side = int(2.5 * grow) | 1
     wide = cv2.dilate(folds, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
-    return np.asarray(cv2.GaussianBlur(wide.astype(np.float32), (0, 0), max(0.8, grow / 3)))
+    return np.asarray(cv2.GaussianBlur(wide.astype(np.float32), (0, 0), max(0.8, grow / 2.5)))
+
+
+def own_tissue(base: View, weight: Mask, spare: Mask, rng: Rng) -> View | None:
+    """A view of the same picture, moved so that tissue of its own lies where the weight is.
+
+    Args:
+        base: The picture.
+        weight: float32 (H, W), what is to be covered.
+        spare: float32 (H, W), what may not be used as tissue (the folds).
+        rng: Draws where to look.
+
+    Returns:
+        The moved view, or None where no place was found.
+    """
+    height, width = weight.shape
+    # What is dark, unlit or outside the picture may not serve either.
+    barred = np.maximum(spare, (base.classes == VOID).astype(np.float32))
+    for _ in range(_PLACES):
+        angle, reach = rng.uniform(0, 2 * np.pi), rng.uniform(0.15, 0.6)
+        turn = float(np.radians(rng.normal(0, 25)))
+        c, s, mirror = np.cos(turn), np.sin(turn), float(rng.choice((-1.0, 1.0)))
+        linear = np.array([[c * mirror, s], [-s * mirror, c]])
+        middle = np.array([width / 2, height / 2])
+        moved = middle + reach * np.array([np.cos(angle) * width, np.sin(angle) * height])
+        matrix = np.column_stack((linear, moved - linear @ middle))
+        there = cv2.warpAffine(barred, matrix, (width, height), borderMode=cv2.BORDER_CONSTANT, borderValue=1.0)
+        if float((there * weight).max()) > 0.1:  # noqa: PLR2004
+            continue
+        image = cv2.warpAffine(base.image, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)
+        return View(np.asarray(image), unknown_like(base.image), None)
+    return None
+
+
+_PLACES = 8
+
+
+def fill_in(base: View, weight: Mask, rng: Rng) -> View:
+    """Continue the surroundings into a place (Telea 2004) and give it grain: the last resort when no tissue fits it."""
+    hole = (weight > 0.02).astype(np.uint8)  # noqa: PLR2004
+    filled = cv2.inpaint(base.image, hole, 3, cv2.INPAINT_TELEA)
+    grain = smooth_noise(weight.shape, 40, rng) * np.float32(rng.uniform(2, 7)) * weight
+    return View(np.asarray(cv2.add(filled, cv2.merge((grain, grain, grain)), dtype=cv2.CV_8U)), base.classes, None)
 
 
 def _inflate(box: Rect, factor: float) -> Rect:

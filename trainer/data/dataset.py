@@ -11,16 +11,31 @@ import torch
 from torch.utils.data import Dataset
 
 from trainer.data.augment import AugmentSettings, Rng, colour_table, degrade, is_grey, restyle
-from trainer.data.blend import Rect, View, blend, fold_weight, shows_folds, soft_mask, view
+from trainer.data.blend import (
+    Rect,
+    View,
+    blend,
+    fill_in,
+    fold_weight,
+    own_tissue,
+    shows_folds,
+    soft_mask,
+    unknown_like,
+    view,
+)
+from trainer.data.pack import SIDE, Packed
 from trainer.data.types import FOLD, FOLDS, GLOTTIS, LABELS, NO_FOLDS, TOOL, TUBE, VOID, DataError, Image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trainer.data.manifest import Record
-    from trainer.data.pack import Pack, Packed
+    from trainer.data.pack import Pack
 
+_GAP = (GLOTTIS, TUBE)
 _TRIES = 8
+_TISSUES = 3
+_SMALLEST = 20  # pixels of the output that a blended larynx's folds have in length
 _ASPECTS = (1.0, 1.0, 1.0, 1.1, 1.17, 1.25, 4 / 3, 4 / 3, 16 / 9, 0.85, 0.7, 0.55)
 """Width over height of the picture inside the model's square input, as frames and their apertures have it."""
 PLAIN, BLEND, COVER = range(3)
@@ -122,7 +137,9 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int]]):
             good = []
             for i in pool:
                 packed = self._pack[i]
-                if packed.sure and np.isin(packed.classes, (FOLD, GLOTTIS)).mean() < 0.55:  # noqa: PLR2004
+                share = np.isin(packed.classes, (FOLD, GLOTTIS)).mean()
+                box = packed.focus[2] * packed.focus[3] if packed.focus else 1.0
+                if packed.sure and max(share, 0.7 * box) < 0.45:  # noqa: PLR2004
                     good.append(i)
             if good:
                 found[source] = good
@@ -253,33 +270,52 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int]]):
     def _blend(self, donor: Packed, label: int, size: tuple[int, int], rng: Rng) -> View:
         """Blend folds, or something fold-free, into a scene without folds."""
         scene = self._scene(size, rng)
+        if label == NO_FOLDS and self._coverable and rng.random() < self._settings.covered_donors:
+            # A larynx without its folds, or nothing would tell that it is the folds that count, not the larynx.
+            larynx = self._pack[self._draw(self._coverable, rng)]
+            rows, columns = larynx.image.shape[:2]
+            shrunk = (round(rows * 160 / SIDE), round(columns * 160 / SIDE))
+            seen = self._cover(larynx, NO_FOLDS, shrunk, rng)
+            donor = Packed(seen.image, seen.classes, larynx.focus, sure=True)
         height, width = donor.image.shape[:2]
         focus = donor.focus
         if focus is None:
             drawn = self._focuses[int(rng.integers(len(self._focuses)))]
             focus = (float(drawn[0]), float(drawn[1]), float(drawn[2]), float(drawn[3]))
-        source = _around(focus, width, height, float(rng.uniform(1.2, 2.4)))
+        source = _around(focus, width, height, float(rng.uniform(1.2, 3.2)))
         place = self._target(source[2] / source[3], size, rng)
+        seen_side = max(focus[2] * width * place[2] / source[2], focus[3] * height * place[3] / source[3])
+        if seen_side < _SMALLEST:
+            # Folds of a few pixels are no finding: show less around them, so that they are larger in the same place.
+            tighter = _around(focus, width, height, 1.2)
+            shape = place[2] / place[3]
+            across = max(tighter[2], tighter[3] * shape)
+            middle = (tighter[0] + tighter[2] / 2, tighter[1] + tighter[3] / 2)
+            source = (middle[0] - across / 2, middle[1] - across / shape / 2, across, across / shape)
         angle, flip = self._turn(rng)
-        patch = view(donor, source, size, angle=angle, flip=flip, target=place)
+        patch = view(donor, source, size, angle=angle, flip=flip, target=place, mirrored=False)
         weight = soft_mask(size, place, rng)
         if label == FOLDS and donor.sure and shows_folds(patch, weight) < 0.6:  # noqa: PLR2004
-            weight = np.maximum(weight, fold_weight(patch, 0.06 * place[2], rng))
+            weight = np.maximum(weight, fold_weight(patch, 0.06 * place[2]))
         return blend(scene, patch, weight, rng)
 
     def _cover(self, packed: Packed, label: int, size: tuple[int, int], rng: Rng) -> View:
         """Cover the folds with tissue; or, for a positive, anything but the folds."""
         base = self._look(packed, FOLDS, size, rng)
-        tissue = self._look(self._pack[self._draw(self._pools[NO_FOLDS], rng)], NO_FOLDS, size, rng)
-        if label == NO_FOLDS:
-            weight = fold_weight(base, float(rng.uniform(4, 10)), rng)
-        else:
+        folds = fold_weight(base, float(rng.uniform(4, 12)))
+        weight = folds
+        if label == FOLDS:
             focus = base.focus or (0, 0, 0, 0)
             place = self._target(max(0.4, min(2.5, focus[2] / max(1.0, focus[3]))), size, rng)
-            weight = soft_mask(size, place, rng)
-            spare = fold_weight(base, float(rng.uniform(3, 8)), rng)
-            weight = weight * np.clip(1 - 1.5 * spare, 0, 1)
-        covered = blend(base, tissue, weight, rng)
+            weight = soft_mask(size, place, rng) * np.clip(1 - 1.5 * folds, 0, 1)
+        tissue = own_tissue(base, weight, folds, rng) if rng.random() < 0.6 else None  # noqa: PLR2004
+        for _ in range(_TISSUES if tissue is None else 0):
+            other = self._look(self._pack[self._draw(self._pools[NO_FOLDS], rng)], NO_FOLDS, size, rng)
+            # Tissue with a black corner there would leave the folds in sight.
+            if float(weight[other.classes == VOID].sum()) < 0.002 * float(weight.sum()):
+                tissue = View(other.image, unknown_like(other.image), None)
+                break
+        covered = fill_in(base, weight, rng) if tissue is None else blend(base, tissue, weight, rng)
         return View(covered.image, covered.classes, base.focus if label == FOLDS else None)
 
 
@@ -293,7 +329,13 @@ def _kept(box: Rect, rect: Rect) -> float:
 
 
 def _folds_kept(packed: Packed, seen: View, rect: Rect) -> bool:
-    """Whether a crop keeps a third of the known folds, or is filled by them to a tenth."""
+    """Whether a crop keeps a third of the known folds, or is filled by them to a tenth, and a glottis where there was one.
+
+    Without the gap between them, folds close by are mere mucosa.
+    """
+    gap = int(np.isin(packed.classes, _GAP).sum())
+    if gap >= 0.01 * packed.classes.size and np.isin(seen.classes, _GAP).mean() < 0.004:  # noqa: PLR2004
+        return False
     before = int(np.isin(packed.classes, (FOLD, GLOTTIS)).sum())
     after = int(np.isin(seen.classes, (FOLD, GLOTTIS)).sum())
     share = after / seen.classes.size

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import cv2
 
 from trainer.data import phantom
-from trainer.data.manifest import Record, read_manifest
+from trainer.data.manifest import VIBRATION, Record, read_manifest
 from trainer.data.types import LABELS, DataError
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def import_bagls(root: Path) -> Iterator[Record]:
             yield Record(
                 path=_relative(folder / "img" / row["file"], root), label="folds",
                 group=f"bagls/{int(row['video_id'])}", source="bagls", split="train", licence=CC_BY_NC_SA,
+                mask=VIBRATION,
             )  # fmt: skip
 
 

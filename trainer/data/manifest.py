@@ -2,7 +2,8 @@
 
 Columns: path, label, group, source, split, licence, mask, x, y, width, height. Paths are relative to the data root.
 `path` may name a frame of a video (`clip.mp4#12`, counted from 0) or of the phantom (`phantom:7#3`). `mask` is empty, a
-class map in the numbers of `trainer.data.types` (`annot/1.png`), or a binary glottis mask (`annot/1.png#glottis`).
+class map in the numbers of `trainer.data.types` (`annot/1.png`), a binary glottis mask (`annot/1.png#glottis`),
+or `#vibration`: to be estimated from the frames of the group, a high-speed recording (`trainer.data.vibration`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ("path", "label", "group", "source", "split", "licence", "mask", "x", "y", "width", "height")
+VIBRATION = "#vibration"
+"""A mask that is estimated from the frames of a high-speed recording."""
 _WINDOW = ("x", "y", "width", "height")
 _REQUIRED = ("path", "label", "group", "source", "split", "licence")
 MAX_LISTED = 40
@@ -89,12 +92,12 @@ class Record:
         return self._cut(read_picture(root, self.path), root / self.path.partition("#")[0])
 
     def read_mask(self, root: Path) -> Mask | None:
-        """Read the class map of the same window, uint8 (H, W) in the numbers of `types`, or None where there is none.
+        """Read the class map of the same window, uint8 (H, W) in the numbers of `types`; None without a file.
 
         Raises:
             DataError: The file is missing, is no image, or holds other values than its kind allows.
         """
-        if not self.mask:
+        if not self.mask or self.mask == VIBRATION:
             return None
         return self._cut(_read_class_map(root, self.mask), root / self.mask.partition("#")[0])
 
@@ -158,7 +161,9 @@ def _read_class_map(root: Path, mask: str) -> Mask:
     if kind == "glottis":
         return np.asarray(np.where(raw > 0, np.uint8(GLOTTIS), np.uint8(UNKNOWN)))
     if kind:
-        raise DataError(f"{file}: unknown kind of mask {kind!r}; use '#glottis' or nothing.")
+        raise DataError(
+            f"{file}: unknown kind of mask {kind!r}; use '#glottis', '#vibration' without a file, or nothing."
+        )
     values = np.unique(raw)
     if not all(value <= MAX_CLASS or value == UNKNOWN for value in values):
         raise DataError(

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,12 +15,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from edge.geometry import Box
 from edge.optics import find_aperture
-from trainer.data.manifest import Record, data_hash
+from trainer.data.manifest import VIBRATION, Record, data_hash, read_picture
 from trainer.data.types import FOLD, GLOTTIS, LABELS, UNKNOWN, VOID, Image, Mask
+from trainer.data.vibration import vibrating_glottis
 
 SIDE = 256
-VERSION = 3
+VERSION = 4
 _CHUNK = 64
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
@@ -134,9 +137,14 @@ def _build(
     rects = np.zeros((count, 4), np.int32)
     focus = np.zeros((count, 5), np.float32)
 
+    recordings = [r.group if r.mask == VIBRATION else "" for r in records]
+    glottis = _Vibrations(records, root)
+
     def read(index: int) -> None:
         record = records[index]
-        packed = letterbox(record.read_image(root), record.read_mask(root))
+        image = record.read_image(root)
+        classes = glottis(recordings[index], image.shape) if recordings[index] else record.read_mask(root)
+        packed = letterbox(image, classes)
         images[index], masks[index], rects[index] = packed
         x, y, width, height = packed[2]
         focus[index] = locate_folds(record, packed[1][y : y + height, x : x + width])
@@ -158,6 +166,39 @@ def _build(
         os.fsync(out.fileno())
     if progress:
         progress(count, count)
+
+
+class _Vibrations:
+    """The class map of each recording whose mask is to be estimated, made when first asked for."""
+
+    def __init__(self, records: Sequence[Record], root: Path) -> None:
+        self._root = root
+        self._paths: dict[str, list[str]] = {}
+        for record in records:
+            if record.mask == VIBRATION:
+                self._paths.setdefault(record.group, []).append(record.path)
+        self._found: dict[str, Mask | None] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, group: str, shape: tuple[int, ...]) -> Mask | None:
+        with self._lock:
+            if group not in self._found:
+                self._found[group] = self._estimate([read_picture(self._root, path) for path in self._paths[group]])
+            classes = self._found[group]
+        return classes if classes is not None and classes.shape == shape[:2] else None
+
+    @staticmethod
+    def _estimate(frames: Sequence[Image]) -> Mask | None:
+        height, width = frames[0].shape[:2]
+        aperture = find_aperture(frames[0])
+        box = aperture.box if aperture is not None else Box(0, 0, width, height)
+        rows, columns = slice(box.y, box.y + box.height), slice(box.x, box.x + box.width)
+        inside = vibrating_glottis([frame[rows, columns] for frame in frames])
+        if inside is None:
+            return None
+        classes = np.full((height, width), UNKNOWN, np.uint8)
+        classes[rows, columns] = inside
+        return classes
 
 
 def letterbox(image: Image, classes: Mask | None) -> tuple[Image, Mask, tuple[int, int, int, int]]:
@@ -217,7 +258,8 @@ def outside_field(image: Image) -> Mask:
 def locate_folds(record: Record, classes: Mask) -> tuple[float, float, float, float, float]:
     """Where the folds are in a picture: x, y, width, height as shares of it, and 1 if a mask says so; zeros for none.
 
-    A glottis mask alone is widened by what folds commonly add to it; without any mask the middle is taken.
+    A glottis alone is widened by what folds commonly add to it (its vibrating part by more); without any mask the
+    middle is taken.
     """
     if record.label != LABELS[1]:
         return 0, 0, 0, 0, 0
@@ -229,8 +271,9 @@ def locate_folds(record: Record, classes: Mask) -> tuple[float, float, float, fl
     rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     if not folds.any():
-        long = max(bottom - top, right - left)
-        left, right = left - 0.35 * long, right + 0.35 * long
-        top, bottom = top - 0.25 * long, bottom + 0.2 * long
+        long = max(bottom - top, right - left, 0.12 * max(height, width))
+        more = 1.4 if record.mask == VIBRATION else 1.0
+        left, right = left - 0.35 * more * long, right + 0.35 * more * long
+        top, bottom = top - 0.3 * more * long, bottom + 0.25 * more * long
     left, top = max(0.0, left / width), max(0.0, top / height)
     return left, top, min(1.0, right / width) - left, min(1.0, bottom / height) - top, 1

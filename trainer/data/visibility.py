@@ -5,8 +5,9 @@ The rule, for images with a class map (`vocalfolds`; class 1 folds, 3 glottal sp
 - A whole frame is positive where folds fill at least `min_fold_share` of it, and no more than `max_fold_share`: a frame
   filled by fold tissue shows no fold. A frame without class 1 and 3 is negative. What lies between is left out.
 - A negative window holds no pixel of class 1 or 3 and at least `min_tissue_share` of mucosa (class 2 or 4).
-- A positive window holds `min_window_fold_share` to `max_fold_share` of folds, and at least `min_kept_share` of the
-  folds that its frame shows (a sliver at the edge is not "in view").
+- A positive window holds `min_window_fold_share` to `max_fold_share` of folds, at least `min_window_gap_share` of the
+  gap between them (class 3, or the tube that fills it, class 6: without it a close window is mere mucosa), and at
+  least `min_kept_share` of the folds that its frame shows (a sliver at the edge is not "in view").
 - Positive and negative windows come in the same sizes and, per sequence and size, in about the same number, so that
   size, sharpness and magnification say nothing about the label.
 
@@ -27,7 +28,7 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainer.data.types import FOLD, GLOTTIS, PATHOLOGY, TISSUE, UNKNOWN, Mask
+from trainer.data.types import FOLD, GLOTTIS, PATHOLOGY, TISSUE, TUBE, UNKNOWN, Mask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +47,7 @@ class VisibilitySettings(BaseModel):
     min_fold_share: float = Field(0.02, gt=0, lt=1)
     max_fold_share: float = Field(0.85, gt=0, le=1)
     min_window_fold_share: float = Field(0.12, gt=0, lt=1)
+    min_window_gap_share: float = Field(0.01, ge=0, lt=1)
     min_kept_share: float = Field(0.1, ge=0, le=1)
     min_tissue_share: float = Field(0.5, gt=0, le=1)
     window_sides: tuple[int, ...] = (160, 200, 256, 320)
@@ -141,6 +143,7 @@ class _WindowCounts:
         self._shape = mask.shape
         self._barred = _integral((mask == FOLD) | (mask == GLOTTIS) | (mask == UNKNOWN))
         self._fold = _integral(mask == FOLD)
+        self._gap = _integral((mask == GLOTTIS) | (mask == TUBE))
         self._tissue = _integral((mask == TISSUE) | (mask == PATHOLOGY))
 
     def negative(self, side: int, settings: VisibilitySettings) -> list[tuple[int, int]]:
@@ -154,6 +157,7 @@ class _WindowCounts:
         folds = _windows(self._fold, side, settings.step)
         share = folds / (side * side)
         good = (share >= settings.min_window_fold_share) & (share <= settings.max_fold_share)
+        good &= _windows(self._gap, side, settings.step) >= settings.min_window_gap_share * side * side
         good &= folds >= settings.min_kept_share * self._fold[-1, -1]
         return _spots(good, settings.step)
 
