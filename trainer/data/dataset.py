@@ -329,9 +329,9 @@ def _kept(box: Rect, rect: Rect) -> float:
 
 
 def _folds_kept(packed: Packed, seen: View, rect: Rect) -> bool:
-    """Whether a crop keeps a third of the known folds, or is filled by them to a tenth, and a glottis where there was one.
+    """Whether a crop keeps a third of the known folds, or is filled by them to a tenth, and the gap between them.
 
-    Without the gap between them, folds close by are mere mucosa.
+    Without that gap, folds close by are mere mucosa; where the picture itself shows none, none is asked for.
     """
     gap = int(np.isin(packed.classes, _GAP).sum())
     if gap >= 0.01 * packed.classes.size and np.isin(seen.classes, _GAP).mean() < 0.004:  # noqa: PLR2004
