@@ -3,7 +3,8 @@
 #   make demo                          broker, daemon and phone page, with the synthetic larynx as camera
 #   make demo SOURCE=FILE|FOLDER|/dev/videoN [SECONDS=20] [JSON=1]
 #   make test                          everything: lint, types, unit and system tests, page and browser
-#   make bench                         what this machine does, frame by frame
+#   make bench [COMPARE=old.json] [PLOT=ages.svg]
+#                                      what this machine does, frame by frame
 #   make train DATA=../shared/data     the committed model bundle, from the images
 
 PYTHON ?= python3
@@ -66,7 +67,8 @@ test: $(VENV)/.trainer page lint
 	@$(BIN)/python -m pytest $(ARGS)
 
 bench: $(VENV)/.edge
-	@$(BIN)/foldsight bench $(if $(SOURCE),--source "$(SOURCE)") $(if $(SECONDS),--seconds $(SECONDS)) $(if $(JSON),--json)
+	@$(BIN)/foldsight bench $(if $(SOURCE),--source "$(SOURCE)") $(if $(SECONDS),--seconds $(SECONDS)) \
+	    $(if $(COMPARE),--compare "$(COMPARE)") $(if $(PLOT),--plot "$(PLOT)") $(if $(JSON),--json)
 
 train: $(VENV)/.trainer
 	@test -d "$(DATA)" || { echo "foldsight: DATA=$(DATA) is no folder: make train DATA=../shared/data" >&2; exit 2; }

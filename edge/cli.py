@@ -92,12 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument("--seconds", type=_positive, help="end after so long")
     watch.add_argument("--json", action="store_true", help="every message as one JSON object a line")
 
-    bench = command("bench", _bench, "what this machine really does, frame by frame")
-    _add_config(bench)
-    bench.add_argument("--seconds", type=_positive, default=10.0, help="how long to measure (default 10)")
-    bench.add_argument("--warmup", type=_positive, default=2.0, help="how long to run before (default 2)")
-    bench.add_argument("--lossless", action="store_true", help="as fast as it goes, instead of at the source's rate")
-    bench.add_argument("--json", action="store_true", help="one JSON object")
+    _add_bench(command("bench", _bench, "what this machine really does, frame by frame"))
 
     classify = command("classify", _classify, "images through exactly the live path")
     classify.add_argument("paths", nargs="+", type=Path, metavar="IMAGE|FOLDER")
@@ -134,6 +129,17 @@ def _parser() -> argparse.ArgumentParser:
     schema = command("schema", _schema, "JSON Schemas of the messages")
     schema.add_argument("--out", type=Path, help="write NAME.json files into this folder instead of printing")
     return parser
+
+
+def _add_bench(bench: argparse.ArgumentParser) -> None:
+    _add_config(bench)
+    bench.add_argument("--seconds", type=_positive, default=10.0, help="how long to measure (default 10)")
+    bench.add_argument("--warmup", type=_positive, default=2.0, help="how long to run before (default 2)")
+    bench.add_argument("--lossless", action="store_true", help="as fast as it goes, instead of at the source's rate")
+    bench.add_argument("--one-core", action="store_true", help="keep the whole process on one core")
+    bench.add_argument("--compare", type=Path, metavar="FILE", help="say what changed since this earlier --json")
+    bench.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the ages, and how they held")
+    bench.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -258,8 +264,23 @@ def _bench(arguments: argparse.Namespace) -> int:
         capture["pace"] = "lossless"
     config = settings.load(arguments.config, overrides)
     daemon.log_to_stderr("warning")
-    result = bench.run(config, seconds=arguments.seconds, warmup_s=arguments.warmup)
-    print(json.dumps(result) if arguments.json else bench.report(result))
+    earlier = None if arguments.compare is None else bench.load(arguments.compare)
+    if arguments.plot is not None and not arguments.plot.parent.is_dir():  # told before the measuring, not after it
+        raise FoldsightError(f"{arguments.plot} cannot be written: there is no folder {arguments.plot.parent}")
+    result = bench.run(config, seconds=arguments.seconds, warmup_s=arguments.warmup, core=arguments.one_core)
+    if earlier is not None:
+        result["comparison"] = bench.compare(earlier, result)
+    if arguments.plot is not None:
+        try:
+            arguments.plot.write_text(bench.draw(result), encoding="utf-8")
+        except OSError as error:
+            raise FoldsightError(f"{arguments.plot} cannot be written ({error.strerror}): give another path") from error
+    if arguments.json:
+        print(json.dumps(result))
+        return 0
+    print(bench.report(result))
+    if earlier is not None:
+        print("", bench.comparison_table(result["comparison"]), sep="\n")
     return 0
 
 
