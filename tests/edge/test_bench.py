@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import json
 import math
 from itertools import pairwise
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from edge import bench, cli
+from edge.bench import soak
 from edge.bench.compare import _change
 from edge.bench.host import Use, fingerprint, one_core
 from edge.bench.measure import SLICES, Recorder
@@ -224,3 +226,44 @@ def test_the_command_measures_compares_and_draws(
     assert ET.fromstring(plot.read_text()).tag.endswith("svg")  # noqa: S314  our own
     assert cli.main([*common, "--seconds", "0.3", "--plot", str(tmp_path / "no" / "x.svg")]) == 1
     assert "cannot be written" in capsys.readouterr().err
+
+
+def part(memory_mb: float = 150.0, age_p99: float = 10.0, frames: int = 1800) -> soak.Part:
+    return soak.Part(0.0, 60.0, frames, 7.0, age_p99, 20.0, 0, memory_mb, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("parts", "faults", "broken"),
+    [
+        ([part(130, 40), *[part()] * 9], [], []),  # the warm-up does not count
+        ([part(), part(), part(152.5), part()], [], ["memory growth"]),
+        ([part(), part(), part(151.9), part()], [], []),
+        ([part(), part(), part(age_p99=15), part(age_p99=11.1)], [], ["p99 age, last against first"]),
+        ([part(), part(), part(age_p99=5)], [], []),
+        ([part(), part(), part(frames=0), part()], [], ["minutes without a frame"]),
+        ([part(), part(), part()], ["status degraded: hot"], ["faults"]),
+        ([part(), part()], [], ["frames"]),
+    ],
+)
+def test_a_soak_breaks_what_it_breaks(parts: list[soak.Part], faults: list[str], broken: list[str]) -> None:
+    checks = soak.judge(parts, faults)
+    assert [check.name for check in checks if not check.kept] == broken
+    text = soak.table(parts, checks)
+    assert text.count("BROKEN") == len(broken)
+    assert text.count("warm-up") == 1
+
+
+def test_a_long_soak_fits_on_a_screen() -> None:
+    parts = [part()] * 480
+    assert len(soak.table(parts, soak.judge(parts, [])).splitlines()) < 35
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("600", 600), ("20s", 20), ("10m", 600), ("8h", 28800), ("0.5 m", 30)])
+def test_durations_are_read(text: str, seconds: float) -> None:
+    assert soak.parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "-3", "8d", "ten"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="write 600"):
+        soak.parse_duration(text)
