@@ -1,0 +1,71 @@
+"""Each loss against its formula, computed independently in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from trainer.distil import Distillation, Supervised  # noqa: E402  after the check for torch
+from trainer.losses import HardLabels, SoftTargets  # noqa: E402
+
+
+def log_softmax(z: Any) -> Any:
+    z = z.astype(np.float64)
+    return z - z.max(1, keepdims=True) - np.log(np.exp(z - z.max(1, keepdims=True)).sum(1, keepdims=True))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0, 20.0])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_soft_targets_is_kl_times_temperature_squared(temperature: Any, classes: Any) -> None:
+    rng = np.random.default_rng(1)
+    student, teacher = rng.normal(0, 4, (7, classes)), rng.normal(0, 4, (7, classes))
+    log_s, log_t = log_softmax(student / temperature), log_softmax(teacher / temperature)
+    expected = temperature**2 * (np.exp(log_t) * (log_t - log_s)).sum() / 7
+    found = SoftTargets(temperature)(torch.tensor(student), torch.tensor(teacher))
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_soft_targets_is_zero_for_the_teacher_itself_and_sends_it_no_gradient() -> None:
+    teacher = torch.randn(4, 2, requires_grad=True)
+    student = teacher.detach().clone().requires_grad_()
+    loss = SoftTargets(4.0)(student, teacher)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(0, abs=1e-6)
+    assert teacher.grad is None
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_hard_labels_is_smoothed_cross_entropy(smoothing: Any) -> None:
+    rng = np.random.default_rng(2)
+    logits, labels = rng.normal(0, 3, (9, 3)), rng.integers(0, 3, 9)
+    wanted = (1 - smoothing) * np.eye(3)[labels] + smoothing / 3
+    expected = -(wanted * log_softmax(logits)).sum() / 9
+    found = HardLabels(smoothing)(torch.tensor(logits), torch.tensor(labels))
+    assert float(found) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_task_names_its_terms_and_adds_them_up_by_weight() -> None:
+    student, teacher = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    task = Distillation(student, teacher, soft=SoftTargets(2), hard=HardLabels(), soft_weight=0.7, hard_weight=0.2)
+    terms = task(torch.randn(5, 3), torch.tensor([0, 1, 1, 0, 1]))
+    assert set(terms) == {"loss", "soft", "hard"}
+    assert float(terms["loss"]) == pytest.approx(0.7 * float(terms["soft"]) + 0.2 * float(terms["hard"]), rel=1e-6)
+
+
+def test_the_teacher_is_frozen_and_no_part_of_the_task() -> None:
+    student, teacher = torch.nn.Linear(3, 2), torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Dropout(0.9))
+    task = Distillation(student, teacher, soft=SoftTargets(2), hard=HardLabels(), soft_weight=1, hard_weight=0)
+    task.train()
+    assert not teacher.training
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert set(task.state_dict()) == {"model.weight", "model.bias"}
+    assert task.frozen() == [teacher]
+
+
+def test_supervised_has_its_loss_alone() -> None:
+    terms = Supervised(torch.nn.Linear(3, 2), HardLabels())(torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))
+    assert float(terms["loss"].detach()) == float(terms["hard"])

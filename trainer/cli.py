@@ -1,0 +1,368 @@
+"""`foldsight-trainer`: from labelled images to a model bundle, and the evidence for it.
+
+torch and timm are imported by the commands that need them: `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge.errors import ConfigError, FoldsightError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from trainer.data.manifest import Record
+    from trainer.stages import Run
+
+NOTICE = "Research software, not a medical device."
+STAGES = ("data", "pack", "teacher", "scratch", "distil", "quantise", "evaluate", "bundle")
+SPLITS = ("train", "val", "test")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        0 done, 1 it failed and said why, 2 wrong usage or configuration.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except FoldsightError as error:
+        if arguments.debug:
+            raise
+        print(f"foldsight-trainer: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("foldsight-trainer: stopped; the same command goes on where it was", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output has gone
+        return 0
+    except Exception as error:
+        if arguments.debug:
+            raise
+        said = (str(error).splitlines() or [""])[0]
+        print(
+            f"foldsight-trainer: unexpected {type(error).__name__}: {said}; run again with --debug for the details",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="foldsight-trainer", description="Distils a large network into a small one for the adapter.", epilog=NOTICE
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(place: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = place.add_parser(name, help=text, description=text, epilog=NOTICE)
+        added.set_defaults(run=run)
+        # Also after the command's name, where people put it.
+        added.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        return added
+
+    run = command(commands, "run", _run, "do all stages of a recipe; what is done already is not done again")
+    run.add_argument("recipe", help="a YAML file, or the name of a recipe that ships with Foldsight")
+    run.add_argument("--data", type=Path, help="folder that holds the images (not needed with --smoke)")
+    run.add_argument("--out", type=Path, help="folder of the run (default: runs/RECIPE)")
+    run.add_argument("--stage", choices=STAGES, action="append", help="only up to this stage; may be given repeatedly")
+    run.add_argument("--smoke", action="store_true", help="the whole recipe, tiny, on rendered images")
+    run.add_argument("--threads", type=int, default=0, help="threads of torch (default: all)")
+    run.add_argument("--workers", type=int, default=0, help="processes that prepare images (default: none)")
+    run.add_argument("--accelerator", default="auto", help="auto, cpu, cuda, ... (default: auto)")
+    run.add_argument("--devices", type=int, default=1, help="how many devices (default: 1)")
+    run.add_argument("--json", action="store_true", help="print the outcome as JSON")
+
+    evaluate = command(commands, "evaluate", _evaluate, "measure a bundle or a run through the device's own code")
+    evaluate.add_argument("target", type=Path, metavar="BUNDLE|RUN", help="a bundle (.zip), or the folder of a run")
+    evaluate.add_argument("--data", type=Path, required=True, help="folder that holds the images")
+    evaluate.add_argument("--manifest", type=Path, help="a manifest CSV (default: the run's, or as the recipe says)")
+    evaluate.add_argument("--recipe", default="vocal-folds", help="whose data rules to follow (default: vocal-folds)")
+    evaluate.add_argument("--split", default="val,test", help="splits, by commas (default: val,test)")
+    evaluate.add_argument("--repeats", type=int, default=1000, help="resamples for the intervals (default: 1000)")
+    evaluate.add_argument("--markdown", type=Path, help="write the tables to this file too")
+    evaluate.add_argument("--json", action="store_true", help="print the report as JSON")
+
+    data = commands.add_parser("data", help="look at the images before training").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    for name, text in (
+        ("import", "import the images and write their manifest"),
+        ("audit", "look for duplicates across splits and for faulty rows"),
+        ("sheet", "draw sheets of augmented training images, to look at"),
+    ):
+        added = command(data, name, _DATA[name], text)
+        added.add_argument("--data", type=Path, required=True, help="folder that holds the images")
+        added.add_argument("--recipe", default="vocal-folds", help="whose data rules to follow (default: vocal-folds)")
+        if name != "import":
+            added.add_argument("--manifest", type=Path, help="a manifest CSV (default: import as the recipe says)")
+        if name != "audit":
+            added.add_argument("--out", type=Path, required=True, help={"import": "the CSV", "sheet": "a folder"}[name])
+        added.add_argument("--json", action="store_true", help="print the outcome as JSON")
+
+    recipe = commands.add_parser("recipe", help="show a recipe, or what one may hold").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    show = command(recipe, "show", _recipe_show, "print a recipe with every setting, its defaults filled in")
+    show.add_argument("recipe", help="a YAML file, or the name of a recipe that ships with Foldsight")
+    show.add_argument("--json", action="store_true", help="as JSON")
+    command(recipe, "schema", _recipe_schema, "print the JSON Schema of recipes")
+    return parser
+
+
+# --- run ---
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from trainer.recipe import load_recipe  # noqa: PLC0415
+    from trainer.smoke import smoke_recipe, write_smoke_images  # noqa: PLC0415
+    from trainer.stages import Machine, Run  # noqa: PLC0415
+
+    for name in ("threads", "workers"):
+        if getattr(arguments, name) < 0:
+            raise ConfigError(f"--{name} {getattr(arguments, name)} is negative: give 0 or more")
+    recipe = load_recipe(arguments.recipe)
+    out = arguments.out or Path("runs") / (recipe.name + ("-smoke" if arguments.smoke else ""))
+    if arguments.smoke:
+        recipe = smoke_recipe(recipe)
+        root = out / "images"
+        write_smoke_images(root, recipe.seed)
+    elif arguments.data is None:
+        raise ConfigError("run needs images: give their folder with --data, or try --smoke")
+    else:
+        root = arguments.data
+    machine = Machine(arguments.threads, arguments.workers, arguments.accelerator, arguments.devices)
+    run = Run(recipe, root, out, machine)
+    run.remember()
+    stages = arguments.stage or [STAGES[-1]]
+    outcome = {stage: _stage(run, stage) for stage in STAGES if stage in stages}
+    if "bundle" in stages or "evaluate" in stages:
+        report = run.evaluate()
+        if arguments.json:
+            outcome["report"] = report
+        else:
+            _print_report(report, recipe.labels, recipe.finding)
+    if arguments.json:
+        print(json.dumps(outcome))
+    else:
+        for stage, result in outcome.items():
+            print(f"{stage}: {result}")
+    return 0
+
+
+def _stage(run: Run, stage: str) -> Any:
+    if stage == "data":
+        return len(run.records)
+    if stage == "pack":
+        return len(run.pack)
+    if stage == "evaluate":
+        run.evaluate()
+        return str(run.report_folder)
+    return str(getattr(run, stage)())
+
+
+# --- evaluate ---
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from trainer.evaluate import evaluate_split, run_model  # noqa: PLC0415
+    from trainer.inputs import prepare_inputs  # noqa: PLC0415
+    from trainer.report import markdown  # noqa: PLC0415
+
+    splits = [split.strip() for split in arguments.split.split(",") if split.strip()]
+    wrong = [split for split in splits if split not in SPLITS]
+    if wrong or not splits:
+        raise ConfigError(f"--split {arguments.split}: give one or more of {', '.join(SPLITS)}, by commas")
+    if arguments.repeats < 1:
+        raise ConfigError(f"--repeats {arguments.repeats}: give 1 or more")
+    subject = _open_subject(arguments)
+    report: dict[str, Any] = {"target": str(arguments.target), "splits": {}}
+    if subject.judging.decision:
+        report["decision"] = subject.judging.decision.model_dump()
+    with tempfile.TemporaryDirectory() as folder:
+        for split in splits:
+            records = [record for record in subject.records if record.split == split]
+            if not records:
+                raise ConfigError(f"{arguments.data}: no image is in the {split} split; choose others with --split")
+            inputs = prepare_inputs(records, arguments.data, subject.spec, Path(folder) / split, subject.judging.labels)
+            count = len(subject.judging.labels)
+            answers = {name: run_model(model, inputs, title=f"{name} on {split}", labels=count)
+                       for name, model in subject.models.items()}  # fmt: skip
+            report["splits"][split] = evaluate_split(
+                answers, inputs, subject.judging, repeats=arguments.repeats, seed=subject.seed
+            )
+            del inputs
+    if arguments.markdown:
+        arguments.markdown.write_text(markdown(report, subject.judging), encoding="utf-8")
+    if arguments.json:
+        print(json.dumps(report))
+    else:
+        _print_report(report, subject.judging.labels, subject.judging.finding)
+    return 0
+
+
+class _Subject:
+    """What is evaluated, and on which records."""
+
+    def __init__(self, judging: Any, spec: Any, models: dict[str, bytes], records: list[Record], seed: int) -> None:
+        self.judging, self.spec, self.models, self.records, self.seed = judging, spec, models, records, seed
+
+
+def _open_subject(arguments: argparse.Namespace) -> _Subject:
+    from edge.bundle import Bundle, DecisionSpec  # noqa: PLC0415
+    from trainer.evaluate import Judging  # noqa: PLC0415
+    from trainer.stages import recall_run  # noqa: PLC0415
+
+    target: Path = arguments.target
+    if target.is_dir():
+        run = recall_run(target, arguments.data)
+        names = run.finished()
+        if not names:
+            raise ConfigError(f"{target}: no network of this run is trained yet; run its recipe first")
+        report = run.evaluate() if "int8" in names and "scratch" in names else {}
+        decision = DecisionSpec.model_validate(report["decision"]) if report else None
+        judging = Judging(run.recipe.labels, run.recipe.finding, decision)
+        records = _manifest(arguments) or run.records
+        return _Subject(judging, run.recipe.input, run.models(names), records, run.recipe.seed)
+    bundle = Bundle.open(target)
+    manifest = bundle.manifest
+    judging = Judging(manifest.labels, manifest.finding, manifest.decision)
+    models: dict[str, bytes] = {artefact.precision: bundle.files[artefact.file] for artefact in manifest.artefacts}
+    records = _manifest(arguments) or _imported(arguments)
+    _warn_of_other_data(records, arguments.data, manifest.data_sha256)
+    return _Subject(judging, manifest.input, models, records, 0)
+
+
+def _warn_of_other_data(records: list[Record], root: Path, expected: str) -> None:
+    from trainer.console import say  # noqa: PLC0415
+    from trainer.data.manifest import data_hash  # noqa: PLC0415
+
+    if data_hash(records, root) != expected:
+        say(
+            "note: these are not the very images and splits that the bundle was made with: "
+            "unless you know them to be new to it, it may have learnt from some of them"
+        )
+
+
+def _print_report(report: dict[str, Any], labels: Sequence[str], finding: str) -> None:
+    from rich.console import Console  # noqa: PLC0415
+
+    from trainer.evaluate import Judging  # noqa: PLC0415
+    from trainer.report import remarks, terminal_tables  # noqa: PLC0415
+
+    out = Console(highlight=False)
+    if not out.is_terminal:
+        out = Console(highlight=False, width=160)
+    for table in terminal_tables(report, Judging(labels, finding)):
+        out.print(table)
+    for line in remarks(report):
+        out.print(line)
+
+
+# --- data ---
+
+
+def _manifest(arguments: argparse.Namespace) -> list[Record] | None:
+    from trainer.data.manifest import read_manifest  # noqa: PLC0415
+
+    return read_manifest(arguments.manifest) if getattr(arguments, "manifest", None) else None
+
+
+def _imported(arguments: argparse.Namespace) -> list[Record]:
+    from trainer.console import say  # noqa: PLC0415
+    from trainer.recipe import load_recipe  # noqa: PLC0415
+    from trainer.stages import import_records  # noqa: PLC0415
+
+    recipe = load_recipe(arguments.recipe)
+    if not arguments.data.is_dir():
+        raise ConfigError(f"{arguments.data}: no such folder; give the folder that holds the images with --data")
+    records, notes = import_records(recipe, arguments.data)
+    for note in notes:
+        say(note)
+    return records
+
+
+def _data_import(arguments: argparse.Namespace) -> int:
+    from trainer.data.manifest import write_manifest  # noqa: PLC0415
+
+    records = _imported(arguments)
+    write_manifest(arguments.out, records)
+    counts: dict[str, int] = {}
+    for record in records:
+        key = f"{record.split} {record.source} {record.label}"
+        counts[key] = counts.get(key, 0) + 1
+    if arguments.json:
+        print(json.dumps({"manifest": str(arguments.out), "images": len(records), "counts": counts}))
+    else:
+        for key in sorted(counts):
+            print(f"{counts[key]:6} {key}")
+        print(f"{len(records):6} in all: {arguments.out}")
+    return 0
+
+
+def _data_audit(arguments: argparse.Namespace) -> int:
+    from trainer.data.audit import audit  # noqa: PLC0415
+
+    report = audit(_manifest(arguments) or _imported(arguments), arguments.data)
+    pairs = [str(pair) for pair in report.pairs]
+    if arguments.json:
+        print(json.dumps({"clean": report.clean, "images": report.images, "problems": report.problems, "pairs": pairs}))
+    else:
+        for line in (*report.problems, *pairs):
+            print(line)
+        print(f"{report.images} images, {len(report.problems)} problems, {len(pairs)} duplicates across splits")
+    return 0 if report.clean else 1
+
+
+def _data_sheet(arguments: argparse.Namespace) -> int:
+    from trainer.data.dataset import TrainSet  # noqa: PLC0415
+    from trainer.data.pack import Pack  # noqa: PLC0415
+    from trainer.data.sheet import write_train_sheets  # noqa: PLC0415
+    from trainer.recipe import load_recipe  # noqa: PLC0415
+
+    recipe = load_recipe(arguments.recipe)
+    records = [r for r in _manifest(arguments) or _imported(arguments) if r.split == "train"]
+    with tempfile.TemporaryDirectory() as folder:
+        pack = Pack.open_or_build(records, arguments.data, Path(folder))
+        written = [
+            str(p) for p in write_train_sheets(arguments.out, TrainSet(pack, records, recipe.augment, recipe.seed))
+        ]
+    print(json.dumps({"sheets": written}) if arguments.json else "\n".join(written))
+    return 0
+
+
+_DATA = {"import": _data_import, "audit": _data_audit, "sheet": _data_sheet}
+
+
+# --- recipe ---
+
+
+def _recipe_show(arguments: argparse.Namespace) -> int:
+    import yaml  # noqa: PLC0415
+
+    from trainer.recipe import load_recipe  # noqa: PLC0415
+
+    content = load_recipe(arguments.recipe).model_dump(mode="json")
+    print(json.dumps(content, indent=1) if arguments.json else yaml.safe_dump(content, sort_keys=False).rstrip())
+    return 0
+
+
+def _recipe_schema(_: argparse.Namespace) -> int:
+    from trainer.recipe import Recipe  # noqa: PLC0415
+
+    print(json.dumps(Recipe.model_json_schema(), indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+"""A recipe: everything that decides what comes out of a run, as one YAML file. Unknown keys are errors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edge.bundle import InputSpec
+from edge.errors import ConfigError
+from trainer.data.augment import AugmentSettings  # noqa: TC001  pydantic reads it when it runs
+from trainer.data.types import LABELS
+from trainer.data.visibility import VisibilitySettings
+
+RECIPES = Path(__file__).parent / "recipes"
+
+Positive = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSettings(_Part):
+    """Which images a run learns from.
+
+    Attributes:
+        sources: known sets below the data root; null for all that are there, empty for none.
+        class_folders: own folders below the data root with one folder per label in each.
+        manifest: a manifest CSV below the data root, used as it is in place of all the above.
+        visibility: the rule that makes the task's records from masks, and how many rendered frames join them.
+        allow_duplicates: train even where the audit finds duplicates across splits.
+    """
+
+    sources: list[str] | None = None
+    class_folders: list[str] = []
+    manifest: str | None = None
+    visibility: VisibilitySettings = VisibilitySettings()
+    allow_duplicates: bool = False
+
+
+class TrainSettings(_Part):
+    """How a network is trained.
+
+    Attributes:
+        epochs: epochs of `epoch_images` augmented images each; validation follows every one.
+        epoch_images: images made per epoch; what does not fill a batch is left out.
+        batch: images per step, over all devices together.
+        learning_rate: peak of AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101), reached after the warm-up.
+        warmup: share of all steps in which the rate rises linearly; then it falls as a cosine to a hundredth.
+        weight_decay: AdamW's; not applied to biases and normalisation.
+        clip: largest norm of the gradient.
+        ema: decay of the averaged weights, which are what is validated and kept; null trains without.
+        smoothing: label smoothing of the hard labels.
+        precision: Fabric's word for it; `auto` is bf16-mixed where the processor has it, else 32-true.
+    """
+
+    epochs: int = Field(ge=1)
+    epoch_images: int = Field(ge=1)
+    batch: int = Field(default=32, ge=2)
+    learning_rate: Positive = 1e-3
+    warmup: Share = 0.1
+    weight_decay: Weight = 0.02
+    clip: Positive = 5.0
+    ema: float | None = Field(default=0.998, gt=0, lt=1)
+    smoothing: float = Field(default=0.0, ge=0, lt=1)
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+
+
+class TeacherSettings(_Part):
+    """The large network.
+
+    Attributes:
+        backbone: timm's name.
+        weights: `hub`, `package`, `none`, or the path of a file.
+        frozen_stages: how many stages after the stem stay as pretrained (EfficientNets only).
+        dropout: share of pooled features dropped in training.
+    """
+
+    backbone: str
+    weights: str = "hub"
+    frozen_stages: int = Field(default=0, ge=0)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    train: TrainSettings
+
+
+class StudentSettings(_Part):
+    """The small network: `simple_resnet`, channels and residual blocks of each stage."""
+
+    model: Literal["simple_resnet"] = "simple_resnet"
+    widths: list[int] = Field(default=[16, 32, 64, 128], min_length=1)
+    blocks: list[Annotated[int, Field(ge=1)]] = Field(default=[2, 2, 2, 2], min_length=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    train: TrainSettings
+
+    @model_validator(mode="after")
+    def _fits(self) -> StudentSettings:
+        if len(self.widths) != len(self.blocks):
+            msg = f"widths {self.widths} and blocks {self.blocks} must have the same length"
+            raise ValueError(msg)
+        if any(w < 1 or w % 16 for w in self.widths):
+            msg = f"widths {self.widths} must be multiples of 16: the quantised kernels want that"
+            raise ValueError(msg)
+        return self
+
+
+class DistilSettings(_Part):
+    """Response-based distillation: loss = soft * KL at `temperature` + hard * cross-entropy with the labels."""
+
+    temperature: Positive = 4.0
+    soft: Weight = 0.9
+    hard: Weight = 0.1
+
+    @model_validator(mode="after")
+    def _some(self) -> DistilSettings:
+        if self.soft + self.hard <= 0:
+            msg = "soft and hard are both 0: there would be nothing to learn"
+            raise ValueError(msg)
+        return self
+
+
+class QuantiseSettings(_Part):
+    """Static INT8: calibration method of the activations' ranges and how many training images it sees."""
+
+    method: Literal["minmax", "percentile", "entropy"] = "minmax"
+    images: int = Field(default=512, ge=8)
+    percentile: float = Field(default=99.999, gt=50, le=100)
+
+
+class DecideSettings(_Part):
+    """How the operating point is found on the validation split, and the times that only the device knows.
+
+    Attributes:
+        precision: share of correct answers wanted on either side of the uncertain band.
+        widest: most that the band may reach from the threshold.
+        smoothing_s: see `edge.bundle.DecisionSpec`.
+        dwell_s: as above.
+        expire_s: as above.
+    """
+
+    precision: Share = 0.98
+    widest: Share = 0.3
+    smoothing_s: Positive = 0.25
+    dwell_s: Weight = 0.3
+    expire_s: Positive = 1.0
+
+
+class BundleSettings(_Part):
+    """What the bundle's manifest and card say about it."""
+
+    name: str
+    version: str
+    licence: str
+    research_only: bool
+    attributions: list[str] = []
+    max_bytes: int = Field(default=1_500_000, ge=1)
+
+
+class EvaluateSettings(_Part):
+    """Bootstrap of the intervals, and the splits that a run reports."""
+
+    splits: list[Literal["train", "val", "test"]] = ["val", "test"]
+    repeats: int = Field(default=1000, ge=10)
+
+
+class Recipe(_Part):
+    """The whole recipe."""
+
+    name: str
+    about: str = ""
+    seed: int = 0
+    labels: list[str] = Field(default=["no_folds", "folds"], min_length=2)
+    finding: str = "folds"
+    input: InputSpec = InputSpec(height=160, width=160)
+    data: DataSettings
+    augment: AugmentSettings
+    teacher: TeacherSettings
+    student: StudentSettings
+    distil: DistilSettings = DistilSettings()
+    quantise: QuantiseSettings = QuantiseSettings()
+    decide: DecideSettings = DecideSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    bundle: BundleSettings
+
+    @model_validator(mode="after")
+    def _known(self) -> Recipe:
+        if tuple(self.labels) != LABELS:
+            msg = f"labels {self.labels} must be {list(LABELS)}: the data rules know these two"
+            raise ValueError(msg)
+        if self.finding not in self.labels:
+            msg = f"finding {self.finding!r} is not one of the labels {self.labels}"
+            raise ValueError(msg)
+        return self
+
+
+def load_recipe(name: str) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        name: path of a YAML file, or the name of one that ships with Foldsight.
+
+    Raises:
+        ConfigError: it cannot be read, is no YAML, or has keys or values that no recipe has; all of them at once.
+    """
+    path = Path(name)
+    if not path.exists() and (RECIPES / f"{name}.yaml").exists():
+        path = RECIPES / f"{name}.yaml"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        raise ConfigError(
+            f"{name}: no recipe there ({error.strerror}); give a YAML file, or one of: {known}"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    return parse_recipe(content, str(path))
+
+
+def parse_recipe(content: object, where: str) -> Recipe:
+    """Check a recipe's content; `where` names it in the error."""
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        faults = []
+        for fault in error.errors():
+            key = ".".join(map(str, fault["loc"])) or "recipe"
+            if fault["type"] == "extra_forbidden":
+                faults.append(f"{key} is no setting of a recipe: remove it or correct its name")
+            elif fault["type"] == "missing":
+                faults.append(f"{key} is missing: set it")
+            else:
+                faults.append(f"{key} is {fault['input']!r}, but {fault['msg'].removeprefix('Value error, ')}")
+        raise ConfigError(f"{where}: " + "; ".join(faults)) from error
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256 (hex) of settings and of other digests.
+
+    Values that equal their defaults do not count, so that a new setting leaves earlier work valid.
+    """
+    plain = [
+        part.model_dump(mode="json", exclude_defaults=True) if isinstance(part, BaseModel) else part for part in parts
+    ]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

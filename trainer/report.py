@@ -1,0 +1,105 @@
+"""An evaluation for people: tables for the terminal and in Markdown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from trainer.evaluate import TITLES, figure_names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from trainer.evaluate import Judging
+
+_PER_SOURCE = ("recall_other", "recall_finding", "auc")
+
+
+def percent(figure: Mapping[str, float | None], *, interval: bool = True, digits: int = 1) -> str:
+    """`97.5 (96.1 to 98.8)`; a dash where there is nothing to measure, no interval where there is one group."""
+    value, low, high = figure["value"], figure["low"], figure["high"]
+    if value is None:
+        return "-"
+    text = f"{100 * value:.{digits}f}"
+    if not interval or low is None or high is None:
+        return text
+    return f"{text} ({100 * low:.{digits}f} to {100 * high:.{digits}f})"
+
+
+def terminal_tables(report: Mapping[str, Any], judging: Judging) -> Iterator[Table]:
+    """Per split: all images together, then source by source."""
+    names = figure_names(judging)
+    for split, found in report["splits"].items():
+        heading = f"{split}: {found['images']} images, {found['groups']} groups; %, 95 % intervals by resampling groups"
+        table = Table(title=heading, title_justify="left", title_style="bold")
+        table.add_column("model", no_wrap=True)
+        for title in (*names.values(), "mean of sources"):
+            table.add_column(title.replace(" ", "\n", 1), justify="right", no_wrap=True)
+        for row in _ordered(found["rows"]):
+            entry = found["rows"][row]
+            cells = [percent(entry["overall"][name], interval=name == "accuracy") for name in names]
+            table.add_row(TITLES.get(row, row), *cells, percent(entry["mean_of_sources"]))
+        yield table
+        table = Table(title=f"{split}, by source", title_justify="left", title_style="bold")
+        table.add_column("source", no_wrap=True)
+        table.add_column("images / groups", justify="right")
+        table.add_column("model", no_wrap=True)
+        for name in _PER_SOURCE:
+            table.add_column(names[name], justify="right", no_wrap=True)
+        for source in next(iter(found["rows"].values()))["sources"]:
+            for place, row in enumerate(_ordered(found["rows"])):
+                entry = found["rows"][row]["sources"][source]
+                head = (source, f"{entry['images']} / {entry['groups']}") if place == 0 else ("", "")
+                table.add_row(*head, TITLES.get(row, row), *(percent(entry[name]) for name in _PER_SOURCE))
+            table.add_section()
+        yield table
+
+
+def remarks(report: Mapping[str, Any]) -> Iterator[str]:
+    """One line per split on what INT8 changed, and one on what single frames say at the operating point."""
+    for split, found in report["splits"].items():
+        if "int8_minus_fp32" in found:
+            difference = found["int8_minus_fp32"]["accuracy"]
+            yield (
+                f"{split}: INT8 - FP32 accuracy {percent(difference, digits=2)} points, "
+                f"agreement {100 * found['agreement']:.2f} %"
+            )
+        if "operating" in found:
+            parts = [
+                f"{source} {100 * at['decided']:.1f} % decided"
+                + (f", {100 * at['right_of_decided']:.1f} % of them right" if at["decided"] else "")
+                for source, at in found["operating"].items()
+            ]
+            yield f"{split}: single frames at the bundle's operating point: " + "; ".join(parts)
+
+
+def markdown(report: Mapping[str, Any], judging: Judging) -> str:
+    """The same tables in Markdown."""
+    names = figure_names(judging)
+    lines: list[str] = []
+    for split, found in report["splits"].items():
+        lines += [f"### {split}: {found['images']} images, {found['groups']} groups", ""]
+        lines += ["| model | " + " | ".join((*names.values(), "mean of sources")) + " |"]
+        lines += ["| --- |" + " ---: |" * (len(names) + 1)]
+        for row in _ordered(found["rows"]):
+            entry = found["rows"][row]
+            cells = [percent(entry["overall"][name]) for name in names]
+            lines.append(
+                f"| {TITLES.get(row, row)} | " + " | ".join((*cells, percent(entry["mean_of_sources"]))) + " |"
+            )
+        lines += ["", "| source | images / groups | model | " + " | ".join(names[n] for n in _PER_SOURCE) + " |"]
+        lines += ["| --- | ---: | --- |" + " ---: |" * len(_PER_SOURCE)]
+        for source in next(iter(found["rows"].values()))["sources"]:
+            for row in _ordered(found["rows"]):
+                entry = found["rows"][row]["sources"][source]
+                cells = [percent(entry[name]) for name in _PER_SOURCE]
+                count = f"{entry['images']} / {entry['groups']}"
+                lines.append(f"| {source} | {count} | {TITLES.get(row, row)} | " + " | ".join(cells) + " |")
+        lines.append("")
+    lines += [f"- {line}" for line in remarks(report)]
+    return "\n".join(lines).strip() + "\n"
+
+
+def _ordered(rows: Mapping[str, Any]) -> list[str]:
+    return [name for name in TITLES if name in rows]

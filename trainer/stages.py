@@ -1,0 +1,511 @@
+"""A recipe's stages, each in a folder named by the hash of what it depends on: what is done is not done again."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from edge.errors import ConfigError, FoldsightError
+from trainer.console import Meter, say
+from trainer.data.manifest import Record, data_hash, read_manifest, write_manifest
+from trainer.recipe import Recipe, digest, parse_recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import onnx
+    from torch import nn
+
+    from trainer.data.pack import Pack
+    from trainer.inputs import Inputs
+    from trainer.recipe import TrainSettings
+
+DONE, RECIPE = "done.json", "recipe.json"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run may use; none of it decides what comes out, but for rounding.
+
+    Attributes:
+        threads: of torch; 0 leaves it to torch.
+        workers: processes that prepare images; 0 does it in between the steps.
+        accelerator: Fabric's word: `auto`, `cpu`, `cuda`.
+        devices: Fabric's number of devices.
+    """
+
+    threads: int = 0
+    workers: int = 0
+    accelerator: str = "auto"
+    devices: int = 1
+
+
+class Run:
+    """One recipe on one data root, in one folder."""
+
+    def __init__(self, recipe: Recipe, root: Path, out: Path, machine: Machine | None = None) -> None:
+        self.recipe, self.root, self.out = recipe, root, out
+        self.machine = machine or Machine()
+        out.mkdir(parents=True, exist_ok=True)
+
+    # --- data ---
+
+    @functools.cached_property
+    def data_key(self) -> str:
+        """Hash of the data settings and of what files are there."""
+        return digest("data", 1, self.recipe.data, self.recipe.seed, _stamp(self.root))
+
+    @functools.cached_property
+    def records(self) -> list[Record]:
+        """The records, imported, made into the task and split; audited before they are used."""
+        folder = self._folder("data", self.data_key)
+
+        def work() -> dict[str, Any]:
+            records, notes = import_records(self.recipe, self.root)
+            for note in notes:
+                say(f"data: {note}")
+            self._audit(records)
+            write_manifest(folder / "manifest.csv", records)
+            return {"records": len(records), "data_sha256": data_hash(records, self.root), "notes": notes}
+
+        self._once("data", folder, work)
+        return read_manifest(folder / "manifest.csv")
+
+    @property
+    def data_sha256(self) -> str:
+        """Hash over all rows and the bytes of every file that they name."""
+        _ = self.records
+        done: dict[str, Any] = json.loads((self._folder("data", self.data_key) / DONE).read_text(encoding="utf-8"))
+        return str(done["data_sha256"])
+
+    def _audit(self, records: list[Record]) -> None:
+        from trainer.data.audit import audit, require_clean  # noqa: PLC0415
+
+        say("data: looking for duplicates across splits")
+        require_clean(audit(records, self.root), allow=self.recipe.data.allow_duplicates)
+
+    def split(self, name: str) -> list[Record]:
+        """The records of a split.
+
+        Raises:
+            FoldsightError: there are none.
+        """
+        found = [record for record in self.records if record.split == name]
+        if not found:
+            raise FoldsightError(f"{self.root}: no image is in the {name} split; add some, or correct the manifest")
+        return found
+
+    @functools.cached_property
+    def pack(self) -> Pack:
+        """The training split, decoded once."""
+        from trainer.data.pack import Pack  # noqa: PLC0415
+
+        train = self.split("train")
+        with Meter("decoding the training images", len(train)) as meter:
+            done = 0
+
+            def progress(now: int, _: int) -> None:
+                nonlocal done
+                meter.advance(now - done)
+                done = now
+
+            return Pack.open_or_build(train, self.root, self.out / "cache", progress=progress)
+
+    def inputs(self, split: str) -> Inputs:
+        """A split as the device would see it, prepared once."""
+        from trainer.inputs import prepare_inputs  # noqa: PLC0415
+
+        records = self.split(split)
+        key = digest("inputs", 1, data_hash(records, self.root), self.recipe.input)[:16]
+        cache = self.out / "cache" / f"inputs-{split}-{key}"
+        return prepare_inputs(records, self.root, self.recipe.input, cache, self.recipe.labels)
+
+    # --- networks ---
+
+    @functools.cached_property
+    def teacher_key(self) -> str:
+        """Hash of all that the teacher depends on."""
+        return digest("teacher", 1, self.data_key, self.recipe.seed, self.recipe.input,
+                      self.recipe.augment, self.recipe.teacher)  # fmt: skip
+
+    @functools.cached_property
+    def scratch_key(self) -> str:
+        """Hash of all that the student from scratch depends on."""
+        return digest("scratch", 1, self.data_key, self.recipe.seed, self.recipe.input,
+                      self.recipe.augment, self.recipe.student)  # fmt: skip
+
+    @functools.cached_property
+    def distil_key(self) -> str:
+        """Hash of all that the distilled student depends on."""
+        return digest("distil", 1, self.teacher_key, self.recipe.student, self.recipe.distil)
+
+    def teacher(self) -> Path:
+        """Train the teacher; returns its folder."""
+        from trainer.distil import Supervised  # noqa: PLC0415
+        from trainer.losses import HardLabels  # noqa: PLC0415
+
+        settings = self.recipe.teacher.train
+        folder = self._folder("teacher", self.teacher_key)
+
+        def work() -> dict[str, Any]:
+            return self._fit(
+                Supervised(self.new_teacher(), HardLabels(settings.smoothing)), settings, folder, "teacher"
+            )
+
+        return self._once("teacher", folder, work)
+
+    def scratch(self) -> Path:
+        """Train the student from the labels alone; returns its folder."""
+        from trainer.distil import Supervised  # noqa: PLC0415
+        from trainer.losses import HardLabels  # noqa: PLC0415
+
+        settings = self.recipe.student.train
+        folder = self._folder("scratch", self.scratch_key)
+
+        def work() -> dict[str, Any]:
+            task = Supervised(self.new_student(), HardLabels(settings.smoothing))
+            return self._fit(task, settings, folder, "student from scratch")
+
+        return self._once("scratch", folder, work)
+
+    def distil(self) -> Path:
+        """Train the student under the teacher; returns its folder."""
+        from trainer.distil import Distillation  # noqa: PLC0415
+        from trainer.losses import HardLabels, SoftTargets  # noqa: PLC0415
+        from trainer.train import BEST, load_weights  # noqa: PLC0415
+
+        taught = self.teacher()
+        settings, distil = self.recipe.student.train, self.recipe.distil
+        folder = self._folder("distil", self.distil_key)
+
+        def work() -> dict[str, Any]:
+            teacher = self.new_teacher()
+            load_weights(teacher, taught / BEST)
+            task = Distillation(
+                self.new_student(), teacher,
+                soft=SoftTargets(distil.temperature), hard=HardLabels(settings.smoothing),
+                soft_weight=distil.soft, hard_weight=distil.hard,
+            )  # fmt: skip
+            return self._fit(task, settings, folder, "student distilled")
+
+        return self._once("distil", folder, work)
+
+    def new_teacher(self) -> nn.Module:
+        """The teacher before training."""
+        from trainer.models import PixelModel, create_backbone, early_stages  # noqa: PLC0415
+
+        teacher = self.recipe.teacher
+        body = create_backbone(teacher.backbone, len(self.recipe.labels), teacher.weights, dropout=teacher.dropout)
+        return PixelModel(body, early_stages(body, teacher.frozen_stages))
+
+    def new_student(self) -> nn.Module:
+        """The student before training; the same weights whenever it is made."""
+        import torch  # noqa: PLC0415
+
+        from trainer.models import PixelModel, SimpleResNet  # noqa: PLC0415
+
+        torch.manual_seed(self.recipe.seed)
+        student = self.recipe.student
+        return PixelModel(SimpleResNet(len(self.recipe.labels), student.widths, student.blocks, student.dropout))
+
+    def _fit(self, task: Any, settings: TrainSettings, folder: Path, title: str) -> dict[str, Any]:
+        import torch  # noqa: PLC0415
+
+        from trainer._torchvision import ensure_torchvision  # noqa: PLC0415
+
+        ensure_torchvision()
+        from lightning.fabric import Fabric  # noqa: PLC0415  it brings torchmetrics, and that torchvision
+
+        from trainer.data.dataset import TrainSet, limit_threads  # noqa: PLC0415
+        from trainer.train import fit, resolve_precision  # noqa: PLC0415
+        from trainer.validate import Validation  # noqa: PLC0415
+
+        machine, recipe = self.machine, self.recipe
+        if machine.threads:
+            torch.set_num_threads(machine.threads)
+        limit_threads()
+        precision = resolve_precision(settings.precision)
+        fabric = Fabric(accelerator=machine.accelerator, devices=machine.devices, precision=cast("Any", precision))
+        fabric.launch()
+        augment = recipe.augment.model_copy(update={"epoch_length": settings.epoch_images, "side": recipe.input.height})
+        data = TrainSet(self.pack, self.pack.records, augment, recipe.seed)
+        validation = Validation(self.inputs("val"), recipe.labels.index(recipe.finding))
+        say(f"{title}: {settings.epochs} epochs of {settings.epoch_images} images, precision {precision}")
+        began = time.monotonic()
+        trained = fit(fabric, task, data, validation, settings, folder, title=title, workers=machine.workers,
+                      seed=recipe.seed)  # fmt: skip
+        return {"epoch": trained.epoch, "metrics": trained.metrics, "seconds": round(time.monotonic() - began)}
+
+    # --- what ships ---
+
+    def body(self, name: str) -> onnx.ModelProto:
+        """A trained network (`teacher`, `scratch` or `distilled`) as an ONNX graph without its normalisation."""
+        import onnx  # noqa: PLC0415
+
+        from trainer.models import PixelModel  # noqa: PLC0415
+        from trainer.onnx_export import export_body  # noqa: PLC0415
+        from trainer.train import BEST, load_weights  # noqa: PLC0415
+
+        folder = {"teacher": self.teacher, "scratch": self.scratch, "distilled": self.distil}[name]()
+        path = folder / "body.onnx"
+        if not path.exists():
+            model = self.new_teacher() if name == "teacher" else self.new_student()
+            load_weights(model, folder / BEST)
+            if not isinstance(model, PixelModel):
+                raise TypeError(name)
+            _write(path, export_body(model.body, self.recipe.input.height, self.recipe.input.width).SerializeToString())
+        return onnx.load_model(path)
+
+    def quantise(self) -> Path:
+        """Quantise the distilled student; returns the folder with `int8.onnx`."""
+        from trainer.inputs import prepare_inputs  # noqa: PLC0415
+        from trainer.quantise import quantise  # noqa: PLC0415
+
+        recipe = self.recipe
+        folder = self._folder("quantise", self.quantise_key)
+
+        def work() -> dict[str, Any]:
+            body = self.body("distilled")
+            chosen = _spread(self.split("train"), recipe.quantise.images, recipe.seed)
+            inputs = prepare_inputs(chosen, self.root, recipe.input, folder / "calibration", recipe.labels)
+            say(f"quantising, calibrated on {len(chosen)} training images")
+            model = quantise(body, inputs.images, recipe.quantise).SerializeToString()
+            _write(folder / "int8.onnx", model)
+            return {"bytes": len(model), "images": len(chosen)}
+
+        return self._once("quantise", folder, work)
+
+    @functools.cached_property
+    def quantise_key(self) -> str:
+        """Hash of all that the INT8 model depends on."""
+        return digest("quantise", 1, self.distil_key, self.recipe.quantise)
+
+    def models(self, names: Sequence[str] = ("teacher", "scratch", "distilled", "int8")) -> dict[str, bytes]:
+        """ONNX files by row name, each with the device's input."""
+        from trainer.onnx_export import with_image_input  # noqa: PLC0415
+
+        found = {}
+        for name in names:
+            if name == "int8":
+                found[name] = (self.quantise() / "int8.onnx").read_bytes()
+            else:
+                found[name] = with_image_input(self.body(name)).SerializeToString()
+        return found
+
+    def evaluate(self) -> dict[str, Any]:
+        """Choose the operating point on the validation split, then evaluate all rows on every split of the recipe.
+
+        Returns:
+            The report; it lies in the stage's folder as JSON and Markdown too.
+        """
+        from edge.bundle import DecisionSpec  # noqa: PLC0415
+        from trainer.evaluate import Judging, evaluate_split, run_model  # noqa: PLC0415
+        from trainer.export import choose_decision  # noqa: PLC0415
+        from trainer.report import markdown  # noqa: PLC0415
+
+        recipe = self.recipe
+        folder = self.report_folder
+
+        def work() -> dict[str, Any]:
+            models = self.models()
+            plain = Judging(recipe.labels, recipe.finding)
+            count = len(recipe.labels)
+            val = self.inputs("val")
+            logits = run_model(models["int8"], val, title="int8 on val", labels=count)
+            decision = choose_decision(logits, val, plain, recipe.decide)
+            judging = Judging(recipe.labels, recipe.finding, decision)
+            report: dict[str, Any] = {"decision": decision.model_dump(), "splits": {}}
+            for split in recipe.evaluate.splits:
+                inputs = self.inputs(split)
+                say(f"reading the {split} split: {len(inputs.labels)} images")
+                answers = {name: run_model(model, inputs, title=f"{name} on {split}", labels=count)
+                           for name, model in models.items()}  # fmt: skip
+                report["splits"][split] = evaluate_split(
+                    answers, inputs, judging, repeats=recipe.evaluate.repeats, seed=recipe.seed
+                )
+            _write(folder / "report.json", (json.dumps(report, indent=1) + "\n").encode())
+            _write(folder / "report.md", markdown(report, judging).encode())
+            return {"decision": DecisionSpec.model_validate(report["decision"]).model_dump()}
+
+        self._once("evaluate", folder, work)
+        report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        return report
+
+    @functools.cached_property
+    def evaluate_key(self) -> str:
+        """Hash of all that the evaluation depends on."""
+        return digest("evaluate", 1, self.quantise_key, self.scratch_key, self.recipe.decide, self.recipe.evaluate)
+
+    def bundle(self) -> Path:
+        """Write the bundle; returns its path. The FP32 model lies beside it, in a bundle of its own."""
+        from edge.bundle import DecisionSpec  # noqa: PLC0415
+        from trainer.evaluate import Judging  # noqa: PLC0415
+        from trainer.export import build_bundle  # noqa: PLC0415
+
+        recipe = self.recipe
+        folder = self._folder("bundle", digest("bundle", 1, self.evaluate_key, recipe.bundle, recipe.about))
+        name = f"{recipe.bundle.name}-{recipe.bundle.version}"
+
+        def work() -> dict[str, Any]:
+            report = self.evaluate()
+            decision = DecisionSpec.model_validate(report["decision"])
+            models = self.models(("distilled", "int8"))
+            sizes = {}
+            for precision, row, suffix in (("int8", "int8", ""), ("fp32", "distilled", "-fp32")):
+                shown = recipe
+                if precision == "fp32":  # it is for comparison, not for the device: no limit
+                    shown = recipe.model_copy(
+                        update={"bundle": recipe.bundle.model_copy(update={"max_bytes": 1 << 30})}
+                    )
+                path = folder / f"{name}{suffix}.zip"
+                build_bundle(
+                    path, recipe=shown, models={precision: models[row]}, decision=decision, report=report,
+                    judging=Judging(recipe.labels, recipe.finding, decision), recipe_sha256=digest(recipe),
+                    data_sha256=self.data_sha256, licences=_licences(self.records), facts=self._facts(),
+                )  # fmt: skip
+                sizes[path.name] = path.stat().st_size
+            return {"bundles": sizes}
+
+        return self._once("bundle", folder, work) / f"{name}.zip"
+
+    def _facts(self) -> dict[str, Any]:
+        from trainer.models import count_parameters  # noqa: PLC0415
+
+        recipe = self.recipe
+        student = recipe.student
+        rows = Counter((r.split, r.source, r.label) for r in self.records)
+        groups = {cell: len({r.group for r in self.records if (r.split, r.source, r.label) == cell}) for cell in rows}
+        order = {"train": 0, "val": 1, "test": 2}
+        return {
+            "about": recipe.about,
+            "student": f"{student.model}, widths {student.widths}, blocks {student.blocks}",
+            "parameters": count_parameters(self.new_student()),
+            "teacher": f"{recipe.teacher.backbone}, distilled at temperature {recipe.distil.temperature}",
+            "data": [
+                {"split": cell[0], "source": cell[1], "label": cell[2], "images": rows[cell], "groups": groups[cell]}
+                for cell in sorted(rows, key=lambda c: (order[c[0]], c[1], c[2]))
+            ],
+        }
+
+    # --- housekeeping ---
+
+    def remember(self) -> None:
+        """Keep the recipe in the run's folder, so that it can be evaluated by its name alone."""
+        _write(self.out / RECIPE, (self.recipe.model_dump_json(indent=1) + "\n").encode())
+
+    def finished(self) -> list[str]:
+        """Rows of an evaluation whose networks are ready."""
+        folders = {"teacher": ("teacher", self.teacher_key), "scratch": ("scratch", self.scratch_key),
+                   "distilled": ("distil", self.distil_key), "int8": ("quantise", self.quantise_key)}  # fmt: skip
+        return [name for name, place in folders.items() if (self._folder(*place) / DONE).exists()]
+
+    @property
+    def report_folder(self) -> Path:
+        """Where the evaluation lies."""
+        return self._folder("evaluate", self.evaluate_key)
+
+    def _folder(self, stage: str, key: str) -> Path:
+        return self.out / f"{stage}-{key[:10]}"
+
+    def _once(self, stage: str, folder: Path, work: Callable[[], Mapping[str, Any]]) -> Path:
+        """Do a stage unless its folder says that it is done."""
+        if (folder / DONE).exists():
+            return folder
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            if not (folder / DONE).exists():
+                result = work()
+                part = folder / (DONE + ".part")
+                part.write_text(json.dumps({"stage": stage, **result}, indent=1) + "\n", encoding="utf-8")
+                part.replace(folder / DONE)
+        return folder
+
+
+def import_records(recipe: Recipe, root: Path) -> tuple[list[Record], list[str]]:
+    """Import a recipe's images, make them into the task, split them.
+
+    Returns:
+        The records, and notes about what was left out.
+    """
+    from trainer.data.build import build_records  # noqa: PLC0415
+    from trainer.data.importers import import_class_folders  # noqa: PLC0415
+    from trainer.data.splits import split_by_group  # noqa: PLC0415
+
+    data = recipe.data
+    if data.manifest:
+        return read_manifest(root / data.manifest), []
+    own = [record for folder in data.class_folders for record in import_class_folders(root, folder)]
+    if data.sources == []:
+        return split_by_group(own, recipe.seed), []
+    return build_records(root, data.visibility, recipe.seed, data.sources, own)
+
+
+def recall_run(out: Path, root: Path) -> Run:
+    """A run from its folder.
+
+    Raises:
+        ConfigError: no recipe lies there.
+    """
+    path = out / RECIPE
+    if not path.exists():
+        raise ConfigError(f"{out} is no run's folder (it holds no {RECIPE}): give one, or a bundle (.zip)")
+    return Run(parse_recipe(json.loads(path.read_text(encoding="utf-8")), str(path)), root, out)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep two runs from working in one folder; the system lets go when the process ends, however it does."""
+    with (folder / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise FoldsightError(f"{folder}: another run is at work on this stage; wait for it, or end it") from error
+        yield
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    part.replace(path)
+
+
+def _licences(records: Sequence[Record]) -> list[str]:
+    """One line per source."""
+    return [f"{source}: {licence}" for source, licence in sorted({(r.source, r.licence) for r in records})]
+
+
+def _spread(records: Sequence[Record], count: int, seed: int) -> list[Record]:
+    """At most `count` records, drawn in turn from every source and label."""
+    rng = np.random.default_rng(seed)
+    pools: dict[tuple[str, str], list[Record]] = {}
+    for i in rng.permutation(len(records)):
+        pools.setdefault((records[i].source, records[i].label), []).append(records[i])
+    drawn: list[Record] = []
+    while len(drawn) < min(count, len(records)):
+        for cell in sorted(pools):
+            if pools[cell] and len(drawn) < count:
+                drawn.append(pools[cell].pop())
+    return drawn
+
+
+def _stamp(root: Path) -> str:
+    """Hash of the names and sizes of all files below a folder: quick, and the same for a copy of it."""
+    if not root.is_dir():
+        raise FoldsightError(f"{root}: no such folder; give the folder that holds the images with --data")
+    found = []
+    for folder, _, files in os.walk(root):
+        base = Path(folder)
+        found += [f"{(base / name).relative_to(root).as_posix()} {(base / name).stat().st_size}" for name in files]
+    return hashlib.sha256("\n".join(sorted(found)).encode()).hexdigest()
