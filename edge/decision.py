@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from edge.bundle import DecisionSpec
 
+_STEP_S = 0.01  # between two frames the smoothed score is followed this finely: every threshold is met on its way
 UNCERTAIN = "uncertain"
 NO_SIGNAL = "no_signal"
 
@@ -92,15 +93,19 @@ class Decision:
         if self._last_s is None or at_s - self._last_s > self._spec.expire_s:
             # What was seen before a gap says nothing about what is seen now.
             self._score, self._support = self._spec.threshold, 0.0
-            elapsed = self._spec.smoothing_s / 8
+            begin, elapsed = at_s, self._spec.smoothing_s / 8
         else:
-            elapsed = max(0.0, at_s - self._last_s)
-        self._last_s = max(at_s, self._last_s or at_s)
-        weight = 1 - math.exp(-elapsed / self._spec.smoothing_s)
-        if score is not None:
-            self._score += weight * (score - self._score)
-        self._support += weight * ((score is not None) - self._support)
-        return self._settle(self._last_s, reasons)
+            begin, elapsed = self._last_s, max(0.0, at_s - self._last_s)
+        self._last_s = max(at_s, begin)
+        before = self._state
+        steps = max(1, math.ceil(elapsed / _STEP_S))
+        weight = 1 - math.exp(-elapsed / steps / self._spec.smoothing_s)
+        for step in range(1, steps + 1):
+            if score is not None:
+                self._score += weight * (score - self._score)
+            self._support += weight * ((score is not None) - self._support)
+            self._settle(begin + (self._last_s - begin) * step / steps, reasons)
+        return Verdict(self._state, self._score, self._since_s, self._state != before, self._reasons)
 
     def no_signal(self, at_s: float, *reasons: str) -> Verdict:
         """Say that there is nothing to judge: no source, a frozen one, or frames too old. Takes effect at once."""
@@ -119,13 +124,11 @@ class Decision:
             return self.no_signal(at_s, "no_frames")
         return Verdict(self._state, self._score, self._since_s, changed=False, reasons=self._reasons)
 
-    def _settle(self, at_s: float, reasons: tuple[str, ...]) -> Verdict:
+    def _settle(self, at_s: float, reasons: tuple[str, ...]) -> None:
         target, why = self._target(reasons)
-        changed = False
         if target != self._state and (self._state == NO_SIGNAL or at_s - self._since_s >= self._spec.dwell_s):
-            self._state, self._since_s, changed = target, at_s, True
+            self._state, self._since_s = target, at_s
         self._reasons = why if self._state == UNCERTAIN else ()
-        return Verdict(self._state, self._score, self._since_s, changed, self._reasons)
 
     def _target(self, reasons: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
         spec, score = self._spec, self._score
