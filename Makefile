@@ -5,6 +5,8 @@
 #   make test                          everything: lint, types, unit and system tests, page and browser
 #   make bench [COMPARE=old.json] [PLOT=ages.svg]
 #                                      what this machine does, frame by frame
+#   make soak [SOAK=8h]                the daemon and a broker for ten minutes or more: as quick and as small as at first?
+#   make faults                        what the daemon does when camera, clock or broker fail, as one table
 #   make train DATA=../shared/data     the committed model bundle, from the images
 
 PYTHON ?= python3
@@ -15,7 +17,7 @@ PAGE := edge/display/page
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help demo test lint check bench train page clean
+.PHONY: help demo test lint check bench soak faults train page clean
 .DEFAULT_GOAL := help
 
 help:
@@ -69,6 +71,14 @@ test: $(VENV)/.trainer page lint
 bench: $(VENV)/.edge
 	@$(BIN)/foldsight bench $(if $(SOURCE),--source "$(SOURCE)") $(if $(SECONDS),--seconds $(SECONDS)) \
 	    $(if $(COMPARE),--compare "$(COMPARE)") $(if $(PLOT),--plot "$(PLOT)") $(if $(JSON),--json)
+
+soak: $(VENV)/.edge
+	@deploy/prerequisites.sh mosquitto
+	@$(BIN)/python -m edge.bench.soak $(if $(SOAK),--for "$(SOAK)") $(if $(BUNDLE),--bundle "$(BUNDLE)") $(if $(JSON),--json)
+
+faults: $(VENV)/.trainer
+	@deploy/prerequisites.sh mosquitto
+	@$(BIN)/python tests/system/faults.py $(if $(JSON),--json)
 
 train: $(VENV)/.trainer
 	@test -d "$(DATA)" || { echo "foldsight: DATA=$(DATA) is no folder: make train DATA=../shared/data" >&2; exit 2; }
