@@ -201,6 +201,9 @@ def fold_weight(packed_view: View, grow: float) -> Mask:
         centre = (round((x + width / 2) * 16), round((y + height / 2) * 16))
         axes = (max(16, round(0.6 * width * 16)), max(16, round(0.6 * height * 16)))
         cv2.ellipse(box, centre, axes, 0, 0, 360, 255, -1, cv2.LINE_AA, 4)
+        # The mirror beyond the picture may show the glottis once more: its folds go too.
+        reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (int(0.7 * min(width, 90)) | 1,) * 2)
+        box = np.maximum(box, 255 * cv2.dilate(folds, reach))
         return np.asarray(cv2.GaussianBlur(box.astype(np.float32) / 255, (0, 0), max(0.8, grow / 2.5)))
     side = int(2.5 * grow) | 1
     wide = cv2.dilate(folds, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))

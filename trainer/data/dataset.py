@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _GAP = (GLOTTIS, TUBE)
 _TRIES = 8
 _TISSUES = 3
+_MOST_COVERED = 0.72  # share of a view; more leaves nothing of the larynx
 _SMALLEST = 20  # pixels of the output that a blended larynx's folds have in length
 _ASPECTS = (1.0, 1.0, 1.0, 1.1, 1.17, 1.25, 4 / 3, 4 / 3, 16 / 9, 0.85, 0.7, 0.55)
 """Width over height of the picture inside the model's square input, as frames and their apertures have it."""
@@ -166,6 +167,9 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int]]):
         pool = pools[sources[int(rng.choice(len(sources), p=weights / weights.sum()))]]
         return pool[int(rng.integers(len(pool)))]
 
+    def _draw_negative(self, rng: Rng) -> Packed:
+        return self._pack[self._draw(self._pools[NO_FOLDS], rng)]
+
     def _plan(self, epoch: int) -> np.ndarray[Any, Any]:
         """(label, kind, record) of every sample of an epoch."""
         if self._planned[0] != epoch:
@@ -214,8 +218,11 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int]]):
         angle = float(np.clip(rng.normal(0, 0.5), -1, 1)) * self._settings.rotation
         return angle, (bool(rng.random() < 0.5), bool(rng.random() < 0.25))  # noqa: PLR2004
 
-    def _look(self, packed: Packed, label: int, size: tuple[int, int], rng: Rng) -> View:
+    def _look(
+        self, packed: Packed, label: int, size: tuple[int, int], rng: Rng, zoom: tuple[float, float] | None = None
+    ) -> View:
         """A random crop; of a positive one that keeps its folds, of a negative one drawn in the same way."""
+        zoom = zoom or (self._settings.zoom_min, self._settings.zoom_max)
         focus = packed.focus
         if focus is None:
             # A negative is cropped as if it had the folds of a drawn positive.
@@ -225,7 +232,7 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int]]):
         box = (focus[0] * width, focus[1] * height, focus[2] * width, focus[3] * height)
         angle, flip = self._turn(rng)
         for _ in range(_TRIES):
-            rect = self._crop(width, height, size, rng)
+            rect = self._crop(width, height, size, zoom, rng)
             if _kept(box, rect) < 0.6:  # noqa: PLR2004
                 continue
             seen = view(packed, rect, size, angle=angle, flip=flip)
@@ -239,9 +246,10 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int]]):
         w, h = min(width, height * shape * 1.3), min(height, width / shape * 1.3)
         return (width - w) / 2, (height - h) / 2, w, h
 
-    def _crop(self, width: int, height: int, size: tuple[int, int], rng: Rng) -> Rect:
+    @staticmethod
+    def _crop(width: int, height: int, size: tuple[int, int], zoom: tuple[float, float], rng: Rng) -> Rect:
         shape = size[1] / size[0] * float(np.exp(rng.normal(0, 0.08)))
-        scale = float(rng.uniform(self._settings.zoom_min, self._settings.zoom_max))
+        scale = float(rng.uniform(*zoom))
         # Between the largest rectangle inside the picture and the smallest around it.
         inner, outer = min(width, height * shape), max(width, height * shape)
         w = scale * (inner + (outer - inner) * float(rng.uniform(0, 0.5)))
@@ -254,7 +262,7 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int]]):
         """A view without folds: a negative, or a larynx whose folds are covered."""
         if self._coverable and rng.random() < 0.3:  # noqa: PLR2004
             return self._cover(self._pack[self._draw(self._coverable, rng)], NO_FOLDS, size, rng)
-        return self._look(self._pack[self._draw(self._pools[NO_FOLDS], rng)], NO_FOLDS, size, rng)
+        return self._look(self._draw_negative(rng), NO_FOLDS, size, rng)
 
     def _target(self, aspect: float, size: tuple[int, int], rng: Rng) -> Rect:
         """A place in a scene: 0.25 to 0.67 of its width, of the given width over height, wholly inside."""
@@ -301,8 +309,11 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int]]):
 
     def _cover(self, packed: Packed, label: int, size: tuple[int, int], rng: Rng) -> View:
         """Cover the folds with tissue; or, for a positive, anything but the folds."""
-        base = self._look(packed, FOLDS, size, rng)
+        # Neither so close that nothing is left beside the folds, nor so wide that the mirror shows them again.
+        base = self._look(packed, FOLDS, size, rng, (max(0.8, self._settings.zoom_min), 1.0))
         folds = fold_weight(base, float(rng.uniform(4, 12)))
+        if folds.mean() > _MOST_COVERED:
+            return base if label == FOLDS else self._look(self._draw_negative(rng), NO_FOLDS, size, rng)
         weight = folds
         if label == FOLDS:
             focus = base.focus or (0, 0, 0, 0)
@@ -310,7 +321,7 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int]]):
             weight = soft_mask(size, place, rng) * np.clip(1 - 1.5 * folds, 0, 1)
         tissue = own_tissue(base, weight, folds, rng) if rng.random() < 0.6 else None  # noqa: PLR2004
         for _ in range(_TISSUES if tissue is None else 0):
-            other = self._look(self._pack[self._draw(self._pools[NO_FOLDS], rng)], NO_FOLDS, size, rng)
+            other = self._look(self._draw_negative(rng), NO_FOLDS, size, rng)
             # Tissue with a black corner there would leave the folds in sight.
             if float(weight[other.classes == VOID].sum()) < 0.002 * float(weight.sum()):
                 tissue = View(other.image, unknown_like(other.image), None)

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,8 +23,9 @@ from trainer.data.types import FOLD, GLOTTIS, LABELS, UNKNOWN, VOID, Image, Mask
 from trainer.data.vibration import vibrating_glottis
 
 SIDE = 256
-VERSION = 4
+VERSION = 5
 _CHUNK = 64
+_PART = ".part-"
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 
@@ -111,16 +113,25 @@ class Pack:
         folder = cache / key
         if not (folder / "records.json").is_file():
             cache.mkdir(parents=True, exist_ok=True)
-            part = Path(tempfile.mkdtemp(dir=cache, prefix=".part-"))
+            _sweep(cache)
+            part = Path(tempfile.mkdtemp(dir=cache, prefix=_PART))
             try:
                 _build(part, records, root, progress=progress, threads=threads)
                 if folder.exists():
                     shutil.rmtree(folder)
+                part.chmod(0o755)  # mkdtemp makes it private
                 part.replace(folder)
             except BaseException:
                 shutil.rmtree(part, ignore_errors=True)
                 raise
         return cls(folder)
+
+
+def _sweep(cache: Path) -> None:
+    """Remove what builds that were killed left behind more than a day ago."""
+    for part in cache.glob(f"{_PART}*"):
+        if time.time() - part.stat().st_mtime > 24 * 3600:
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def _build(
@@ -270,6 +281,10 @@ def locate_folds(record: Record, classes: Mask) -> tuple[float, float, float, fl
         return 0.22, 0.2, 0.56, 0.65, 0
     rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    if not folds.any() and max(bottom - top, right - left) < 0.14 * max(height, width):
+        # Of nearly closed folds only a gap at one end is marked: it does not say how far they reach.
+        x, y = (left + right) / 2 / width, (top + bottom) / 2 / height
+        return max(0.0, x - 0.25), max(0.0, y - 0.3), min(0.5, 1.25 - x), min(0.6, 1.3 - y), 0
     if not folds.any():
         long = max(bottom - top, right - left, 0.12 * max(height, width))
         more = 1.4 if record.mask == VIBRATION else 1.0
