@@ -100,10 +100,16 @@ class Recorder:
     Args:
         seconds: how long the run will be.
         memory: resident memory in MB; asked once a row and once a slice, between two frames.
+        interval_s: between two frames of the source; 0 where it has no rate.
+
+    Attributes:
+        dropped_by: how many frames were dropped while the pipeline computed for longer than a frame lasts
+            (`own_work`), and while it did not: it, or the source, waited for a core (`no_core`).
     """
 
-    def __init__(self, seconds: float, memory: Telemetry) -> None:
-        self._seconds, self._memory = seconds, memory
+    def __init__(self, seconds: float, memory: Telemetry, interval_s: float = 0.0) -> None:
+        self._seconds, self._memory, self._interval_s = seconds, memory, interval_s
+        self.dropped_by = {"own_work": 0, "no_core": 0}
         self.step_s = max(min(1.0, seconds / SLICES), seconds / _ROWS)
         self.slices: list[_Slice] = []
         self.rows: list[dict[str, float]] = []
@@ -138,6 +144,11 @@ class Recorder:
         if name == "age":
             self._slice.frames += 1
             self._ages.append(milliseconds)
+
+    def explain(self, dropped: int, cpu_s: float) -> None:
+        """Say why frames were dropped during one step, by the processor time that the step took."""
+        if self._on and dropped:
+            self.dropped_by["own_work" if cpu_s > 0.9 * self._interval_s else "no_core"] += dropped
 
     def tick(self, now_s: float, dropped: int) -> None:
         """Look at the clock between two frames."""
@@ -238,7 +249,7 @@ def _run(config: Config, *, seconds: float, warmup_s: float) -> dict[str, Any]:
     lossless = config.capture.pace == "lossless"
     reader = Reader(source, slot, lossless=lossless, tell=lambda state, why: None)  # noqa: ARG005
     pipeline = Pipeline(config, session=1, reader=reader, slot=slot, analyser=analyser, outlet=sink)
-    recorder = Recorder(seconds, telemetry)
+    recorder = Recorder(seconds, telemetry, 1 / config.capture.fps)
     recorder.attach(pipeline)
     at = time.time()
     before = _condition(telemetry)
@@ -285,6 +296,7 @@ def _run(config: Config, *, seconds: float, warmup_s: float) -> dict[str, Any]:
         "budget_ms": config.latency.budget_ms,
         "over_budget": counts["over_budget"],
         "dropped": {"replaced": counts["replaced"], "too_old": counts["too_old"]},
+        "dropped_by": recorder.dropped_by,
         "cpu_per_wall": round(used.since(use)["process"], 3),
         "cpu": used.since(use),
         "memory_mb": round(memory, 1),
@@ -336,10 +348,12 @@ def _drive(pipeline: Pipeline, reader: Reader, seconds: float, recorder: Recorde
     begun = now = time.monotonic()
     deadline = begun + seconds
     while now < deadline:
+        dropped, used = pipeline.dropped, time.thread_time()
         if not pipeline.step():
             break
         now = time.monotonic()
         if recorder is not None:
+            recorder.explain(pipeline.dropped - dropped, time.thread_time() - used)
             recorder.tick(now, pipeline.dropped)
         if not reader.frames and (reader.state == "lost" or now - begun > _FIRST_FRAME_S):
             raise SourceError(reader.reason or f"the source gave no frame in {_FIRST_FRAME_S:g} s")

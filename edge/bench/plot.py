@@ -270,7 +270,7 @@ def _memory(canvas: _Canvas, result: dict[str, Any], top: float, bottom: float) 
 
     for tick in (middle_mb - half, middle_mb, middle_mb + half):
         canvas.line(_LEFT, y(tick), _RIGHT, y(tick), _GRID)
-        canvas.text(_LEFT - 8, y(tick) + 4, f"{tick:.0f}", "small n", anchor="end")
+        canvas.text(_LEFT - 8, y(tick) + 4, f"{tick:.1f}", "small n", anchor="end")
     points = [(x(at), y(row["memory_mb"] - ring)) for begin, end, row in _steps(rows) for at in (begin, end)]
     canvas.path(points, stroke=_MEMORY, width=2)
     seconds = rows[-1]["at_s"]

@@ -40,7 +40,7 @@ def _frames(result: dict[str, Any]) -> list[str]:
         (
             f"{result['fps']:.1f} frames/s over {result['seconds']:.1f} s; over budget ({result['budget_ms']:g} ms) "
             f"{result['over_budget']} of {result['frames']}; replaced {dropped['replaced']}, "
-            f"too old {dropped['too_old']}"
+            f"too old {dropped['too_old']}{_why(result['dropped_by'])}"
         ),
         (
             f"CPU {100 * cpu['process']:.0f} % of one core{pinned}, of it the pipeline "
@@ -49,6 +49,12 @@ def _frames(result: dict[str, Any]) -> list[str]:
         ),
         f"memory {result['memory_mb']:.0f} MB{ring}; {heat}; throttled: {', '.join(flags) or 'no'}",
     ]
+
+
+def _why(dropped_by: dict[str, int]) -> str:
+    if not any(dropped_by.values()):
+        return ""
+    return f" ({dropped_by['no_core']} while it waited for a core, {dropped_by['own_work']} by its own work)"
 
 
 def _durations(result: dict[str, Any]) -> list[str]:

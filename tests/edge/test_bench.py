@@ -101,6 +101,7 @@ def made_up(scale: float = 1.0, *, seed: int = 0, slices: int = SLICES, others: 
         "budget_ms": 33.0,
         "over_budget": 0,
         "dropped": {"replaced": 3, "too_old": 0},
+        "dropped_by": {"own_work": 1, "no_core": 2},
         "cpu": {"process": 0.4, "pipeline": 0.3, "others": others, "stolen": 0.0, "waited_ms_per_s": 0.0},
         "pinned_to": None,
         "memory_mb": 150.0,
@@ -176,6 +177,7 @@ def test_the_report_warns_of_what_spoils_it() -> None:
     text = bench.report(made_up(others=1.5))
     assert "busy machine" in text
     assert "under_voltage" in text
+    assert "2 while it waited for a core, 1 by its own work" in text
     assert "41.0 °C before, 48.5 °C after" in text
 
 
@@ -191,6 +193,15 @@ def test_a_recorder_stays_small_however_long_the_run() -> None:
     assert len(recorder.drift()) == 10
     assert sum(row["dropped"] for row in recorder.rows) == 288
     assert sum(row["frames"] for row in recorder.rows) == recorder.durations()["age"].total == 8 * 3600
+
+
+def test_a_drop_is_blamed_on_the_work_or_on_the_wait() -> None:
+    recorder = Recorder(10, Telemetry(), 1 / 60)
+    recorder.explain(5, 1.0)  # the warm-up does not count
+    recorder.begin(0.0, 0)
+    for dropped, cpu_s in ((0, 0.5), (2, 0.016), (1, 0.004)):
+        recorder.explain(dropped, cpu_s)
+    assert recorder.dropped_by == {"own_work": 2, "no_core": 1}
 
 
 def test_processor_use_is_counted_where_it_was_used() -> None:
