@@ -125,12 +125,16 @@ def colour_by_tables(image: Image, tables: Sequence[Mask], rng: Rng) -> Image:
     """
     light = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)[..., 0]
     first, second = tables[int(rng.integers(len(tables)))], tables[int(rng.integers(len(tables)))]
-    mix = np.clip(0.5 + 0.7 * smooth_noise(light.shape, 3, rng), 0, 1)[..., None]
-    colours = first[light] * (1 - mix) + second[light] * mix
-    colours = 128 + (colours - 128) * np.float32(rng.uniform(0.75, 1.25))
-    colours[..., 0] += 4 * smooth_noise(light.shape, 6, rng)
-    lab = np.dstack((light, np.clip(colours, 0, 255).astype(np.uint8)))
-    return np.asarray(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB))
+    mix = np.clip(0.5 + 0.7 * smooth_noise(light.shape, 3, rng), 0, 1)
+    saturation = np.float32(rng.uniform(0.75, 1.25))
+    pair = cv2.merge((light, light))
+    looked_up = [
+        cv2.LUT(pair, np.clip(128 + (table - 128) * saturation, 0, 255).astype(np.uint8)[None])
+        for table in (first, second)
+    ]
+    a, b = cv2.split(cv2.blendLinear(looked_up[0], looked_up[1], 1 - mix, mix))
+    a = cv2.add(a, 4 * smooth_noise(light.shape, 6, rng), dtype=cv2.CV_8U)
+    return np.asarray(cv2.cvtColor(cv2.merge((light, a, b)), cv2.COLOR_LAB2RGB))
 
 
 def stretch_tones(image: Image, rng: Rng) -> Image:
