@@ -59,7 +59,7 @@ class Meter:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif kind is None:
+        elif kind is None and self._done > self._before:
             self._line("")
 
     @property

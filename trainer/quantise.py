@@ -85,6 +85,7 @@ def quantise(body: onnx.ModelProto, images: Iterable[NDArray[np.uint8]], setting
             _Reader(images),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
+            reduce_range=settings.reduce_range,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=_METHODS[settings.method],

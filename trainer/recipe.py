@@ -126,11 +126,20 @@ class DistilSettings(_Part):
 
 
 class QuantiseSettings(_Part):
-    """Static INT8: calibration method of the activations' ranges and how many training images it sees."""
+    """Static INT8.
+
+    Attributes:
+        method: how the activations' ranges are found.
+        images: how many training images are looked at for that.
+        percentile: of the `percentile` method.
+        reduce_range: seven bits for the weights. An x86 processor without VNNI adds products of eight bits in sixteen,
+            with saturation, and would answer otherwise than an Arm does; with seven bits nothing can saturate.
+    """
 
     method: Literal["minmax", "percentile", "entropy"] = "minmax"
     images: int = Field(default=512, ge=8)
     percentile: float = Field(default=99.999, gt=50, le=100)
+    reduce_range: bool = False
 
 
 class DecideSettings(_Part):

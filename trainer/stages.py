@@ -6,6 +6,7 @@ import fcntl
 import functools
 import hashlib
 import json
+import logging
 import os
 import time
 from collections import Counter
@@ -236,6 +237,8 @@ class Run:
             torch.set_num_threads(machine.threads)
         limit_threads()
         precision = resolve_precision(settings.precision)
+        for name in ("lightning.fabric", "lightning.pytorch"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # what it would tell is said below
         fabric = Fabric(accelerator=machine.accelerator, devices=machine.devices, precision=cast("Any", precision))
         fabric.launch()
         augment = recipe.augment.model_copy(update={"epoch_length": settings.epoch_images, "side": recipe.input.height})
