@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from trainer.data.augment import Rng, colour_table, is_grey, smooth_noise, to_grey
-from trainer.data.types import FOLD, GLOTTIS, UNKNOWN, VOID, Image, Mask
+from trainer.data.types import FOLD, GLOTTIS, TUBE, UNKNOWN, VOID, Image, Mask
 
 if TYPE_CHECKING:
     from trainer.data.pack import Packed
@@ -247,9 +247,12 @@ _PLACES = 8
 def fill_in(base: View, weight: Mask, rng: Rng) -> View:
     """Continue the surroundings into a place (Telea 2004) and give it grain: the last resort when no tissue fits it."""
     hole = (weight > 0.02).astype(np.uint8)  # noqa: PLR2004
+    hole[base.classes == TUBE] = 1  # its dark end would be drawn out into the shape of a glottis
     filled = cv2.inpaint(base.image, hole, 3, cv2.INPAINT_TELEA)
     grain = smooth_noise(weight.shape, 40, rng) * np.float32(rng.uniform(2, 7)) * weight
-    return View(np.asarray(cv2.add(filled, cv2.merge((grain, grain, grain)), dtype=cv2.CV_8U)), base.classes, None)
+    return View(
+        np.asarray(cv2.add(filled, cv2.merge((grain, grain, grain)), dtype=cv2.CV_8U)), unknown_like(base.image), None
+    )
 
 
 def _inflate(box: Rect, factor: float) -> Rect:

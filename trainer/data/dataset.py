@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _GAP = (GLOTTIS, TUBE)
 _TRIES = 8
-_TISSUES = 3
+_TISSUES = 8
 _MOST_COVERED = 0.72  # share of a view; more leaves nothing of the larynx
 _SMALLEST = 20  # pixels of the output that a blended larynx's folds have in length
 _ASPECTS = (1.0, 1.0, 1.0, 1.1, 1.17, 1.25, 4 / 3, 4 / 3, 16 / 9, 0.85, 0.7, 0.55)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -16,14 +17,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from edge import optics
 from edge.geometry import Box
-from edge.optics import find_aperture
+from trainer.data import vibration
 from trainer.data.manifest import VIBRATION, Record, data_hash, read_picture
 from trainer.data.types import FOLD, GLOTTIS, LABELS, UNKNOWN, VOID, Image, Mask
-from trainer.data.vibration import vibrating_glottis
 
 SIDE = 256
-VERSION = 5
 _CHUNK = 64
 _PART = ".part-"
 Progress = Callable[[int, int], None]
@@ -109,7 +109,7 @@ class Pack:
         Raises:
             DataError: An image or mask cannot be read.
         """
-        key = f"{data_hash(records, root)[:24]}-v{VERSION}"
+        key = f"{data_hash(records, root)[:24]}-{_code_hash()}"
         folder = cache / key
         if not (folder / "records.json").is_file():
             cache.mkdir(parents=True, exist_ok=True)
@@ -125,6 +125,12 @@ class Pack:
                 shutil.rmtree(part, ignore_errors=True)
                 raise
         return cls(folder)
+
+
+def _code_hash() -> str:
+    """Eight digits that change with the code that makes a pack, the device's aperture search among it."""
+    files = (optics.__file__, vibration.__file__, __file__)
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:8]
 
 
 def _sweep(cache: Path) -> None:
@@ -201,10 +207,10 @@ class _Vibrations:
     @staticmethod
     def _estimate(frames: Sequence[Image]) -> Mask | None:
         height, width = frames[0].shape[:2]
-        aperture = find_aperture(frames[0])
+        aperture = optics.find_aperture(frames[0])
         box = aperture.box if aperture is not None else Box(0, 0, width, height)
         rows, columns = slice(box.y, box.y + box.height), slice(box.x, box.x + box.width)
-        inside = vibrating_glottis([frame[rows, columns] for frame in frames])
+        inside = vibration.vibrating_glottis([frame[rows, columns] for frame in frames])
         if inside is None:
             return None
         classes = np.full((height, width), UNKNOWN, np.uint8)
@@ -225,7 +231,7 @@ def letterbox(image: Image, classes: Mask | None) -> tuple[Image, Mask, tuple[in
     if classes is None:
         classes = np.full(image.shape[:2], UNKNOWN, np.uint8)
     classes = np.where(classes == VOID, np.uint8(UNKNOWN), classes)  # a mask's void is unlabelled, not dark
-    aperture = find_aperture(image)
+    aperture = optics.find_aperture(image)
     if aperture is not None:
         box = aperture.box
         image = image[box.y : box.y + box.height, box.x : box.x + box.width]
