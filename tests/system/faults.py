@@ -370,6 +370,12 @@ def _is_state(*states: str) -> Callable[[Heard], bool]:
     return lambda heard: heard.topic == "state" and heard.body.get("state") in states
 
 
+def _follows(heard: Heard) -> bool:
+    """Whether a state speaks of the pictures after the fault, which are not red: no folds, or nothing of a body."""
+    body = heard.body
+    return heard.topic == "state" and (body["state"] == "no_folds" or "out_of_body" in body["reasons"])
+
+
 def suffer(fault: Fault, bundle: Path) -> Outcome:
     """Do one fault to a fresh daemon, and say what was seen."""
     outcome = Outcome(fault.name)
@@ -394,7 +400,7 @@ def suffer(fault: Fault, bundle: Path) -> Outcome:
         fault.end(rig)
         if fault.ends:
             rig.start()
-        found = listener.first(_is_state("no_folds"), end, fault.recover_s + 4)
+        found = listener.first(_follows, end, fault.recover_s + 4)
         outcome.recovered_s = None if found is None else round(found.at - end, 2)
         if fault.broker:
             time.sleep(0.5)  # what was held back comes out
@@ -460,11 +466,8 @@ def _judge(fault: Fault, rig: Rig, begin: float, end: float, outcome: Outcome) -
     outcome.late = sum(h.at - h.body["sent_ms"] / 1000 > 1 for h in detections)
     if fault.broker and outcome.late > 40:  # the link's window, and what lay in the sockets
         outcome.problems.append(f"{outcome.late} detections came out late: they were queued")
-    changes = [
-        h for h in list(rig.listener.heard)
-        if h.topic == "event" and h.body["kind"] == "state" and h.body["after"] == "no_folds" and h.at >= begin
-    ]  # fmt: skip
-    if fault.broker and not changes:
+    changes = [h.body["after"] for h in list(rig.listener.heard) if h.topic == "event" and h.at >= begin]
+    if fault.broker and not {"no_folds", "uncertain"} & set(changes):
         outcome.problems.append("the event of the change during the outage never came")
     if fault.states == _UNCHANGED:
         seen = {h.body["state"] for h in list(rig.listener.heard) if h.topic == "state" and begin <= h.at < end}
