@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from edge.decision import calibrate, judge
+from edge.decision import UNCERTAIN, calibrate, energy, judge
 from edge.frames import now_ns
-from edge.optics import Aperture, Quality, QualityLimits, find_aperture, measure_quality
+from edge.optics import Aperture, ApertureTracker, Quality, QualityLimits, find_aperture, measure_quality
 from edge.preprocess import Preprocessor
 from edge.runtime import open_runtime
 
@@ -29,6 +29,9 @@ class Analysis:
         score: that of the finding.
         label: the label with the highest score.
         verdict: the finding, the other label, or `uncertain`: in the band, or not fit to be judged.
+        quality: what was measured; its reasons also name what the model itself says, `unfamiliar`.
+        aperture: where the scope's image lies, None for the whole frame.
+        energy: of the logits; low for what is unlike the training's images.
         stages_ns: nanoseconds of each of `STAGES`.
     """
 
@@ -38,6 +41,7 @@ class Analysis:
     verdict: str
     quality: Quality
     aperture: Aperture | None
+    energy: float
     stages_ns: tuple[int, int, int]
 
 
@@ -50,24 +54,35 @@ class Analyser:
         self.artefact = bundle.artefact(precision)
         self.runtime = open_runtime(bundle, self.artefact, threads=threads)
         self._limits = QualityLimits()
+        self._tracker = ApertureTracker()
         self._preprocess = Preprocessor(self.manifest.input)
         self._finding = self.manifest.labels.index(self.manifest.finding)
         self.finding = self.manifest.finding
         self.other = self.manifest.labels[1 - self._finding] if len(self.manifest.labels) == 2 else "other"  # noqa: PLR2004
 
-    def analyse(self, image: NDArray[np.uint8]) -> Analysis:
-        """Judge one image uint8 (height, width, 3) BGR."""
+    def analyse(self, image: NDArray[np.uint8], at_s: float | None = None) -> Analysis:
+        """Judge one image.
+
+        Args:
+            image: uint8 (height, width, 3) BGR.
+            at_s: when a moving source took it, seconds: its aperture is followed from frame to frame. None: the image
+                stands alone.
+        """
         begin = now_ns()
-        aperture = find_aperture(image)
+        aperture = find_aperture(image) if at_s is None else self._tracker.update(image, at_s)
         found = now_ns()
         model_input = self._preprocess(image, None if aperture is None else aperture.box)
         quality = measure_quality(model_input, self._preprocess.inner, self._limits)
         prepared = now_ns()
         logits = self.runtime.infer(model_input)
         inferred = now_ns()
-        scores = calibrate(logits, self.manifest.decision.temperature, exclusive=self.manifest.exclusive)
+        spec, exclusive = self.manifest.decision, self.manifest.exclusive
+        scores = calibrate(logits, spec.temperature, exclusive=exclusive)
         score = float(scores[self._finding])
-        verdict = judge(score, self.manifest.decision, self.finding, self.other) if quality.good else "uncertain"
+        found_energy = energy(logits, spec.temperature, exclusive=exclusive)
+        if quality.good and spec.energy_floor is not None and found_energy < spec.energy_floor:
+            quality = replace(quality, reasons=("unfamiliar",))
+        verdict = judge(score, spec, self.finding, self.other) if quality.good else UNCERTAIN
         return Analysis(
             scores,
             score,
@@ -75,6 +90,7 @@ class Analyser:
             verdict,
             quality,
             aperture,
+            found_energy,
             (found - begin, prepared - found, inferred - prepared),
         )
 

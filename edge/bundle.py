@@ -80,6 +80,8 @@ class DecisionSpec(_Part):
         smoothing_s: time constant of the exponential smoothing, seconds.
         dwell_s: shortest time between two changes of state, seconds.
         expire_s: without a frame for so long the state is `no_signal`, seconds.
+        energy_floor: frames whose logits have less energy (`edge.decision.energy`) are unlike what the model was
+            trained on, and `uncertain`; None judges every frame.
     """
 
     temperature: float = Field(gt=0)
@@ -89,6 +91,7 @@ class DecisionSpec(_Part):
     smoothing_s: float = Field(gt=0, le=10)
     dwell_s: float = Field(ge=0, le=10)
     expire_s: float = Field(gt=0, le=10)
+    energy_floor: float | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> DecisionSpec:

@@ -39,6 +39,22 @@ def calibrate(logits: NDArray[np.float32], temperature: float, *, exclusive: boo
     return np.asarray(exponentials / exponentials.sum(), np.float32)
 
 
+def energy(logits: NDArray[np.float32], temperature: float, *, exclusive: bool) -> float:
+    """How much the model finds in an image of what it was trained on; low for images unlike those.
+
+    Args:
+        logits: float32 (labels,).
+        temperature: divides the logits.
+        exclusive: temperature times the log of the summed exponentials (the negative free energy of Liu et al. 2020,
+            arXiv 2010.03759) where labels exclude each other, else that sum per label (Wang et al. 2021, arXiv
+            2111.12797).
+    """
+    scaled = logits.astype(np.float64) / temperature
+    if not exclusive:
+        return float(temperature * np.logaddexp(0.0, scaled).sum())
+    return float(temperature * np.logaddexp.reduce(scaled))
+
+
 def judge(score: float, spec: DecisionSpec, finding: str, other: str) -> str:
     """What one frame alone says: the finding, the other label, or `uncertain` between them."""
     if score >= spec.high:

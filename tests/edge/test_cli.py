@@ -21,8 +21,8 @@ def pictures(tmp_path: Path) -> Path:
     folder = tmp_path / "pictures"
     (folder / "inner").mkdir(parents=True)
     rng = np.random.default_rng(0)
-    for name, color in (("a.png", (60, 60, 200)), ("inner/b.png", (140, 140, 60))):
-        coarse = rng.normal(color, 25, (12, 12, 3)).clip(0, 255).astype(np.uint8)
+    for name, color in (("a.png", (60, 60, 200)), ("inner/b.png", (165, 165, 150))):
+        coarse = (np.array(color) + rng.normal(0, 25, (12, 12, 1))).clip(0, 255).astype(np.uint8)
         cv2.imwrite(str(folder / name), cv2.resize(coarse, (96, 96), interpolation=cv2.INTER_CUBIC))
     return folder
 

@@ -72,8 +72,8 @@ class Bench:
         self._rng = np.random.default_rng(0)
 
     def picture(self, *, red: bool) -> np.ndarray:
-        base = np.array([60, 60, 200] if red else [120, 120, 60])
-        coarse = self._rng.normal(base, 25, (12, 12, 3)).clip(0, 255).astype(np.uint8)
+        base = np.array([60, 60, 200] if red else [165, 165, 150])  # as a grey camera: what is blue is out of the body
+        coarse = (base + self._rng.normal(0, 25, (12, 12, 1))).clip(0, 255).astype(np.uint8)
         return cv2.resize(coarse, (96, 96), interpolation=cv2.INTER_CUBIC)
 
     def show(self, image: np.ndarray, *, age_ms: float = 1.0, timeline_ns: int | None = None) -> None:

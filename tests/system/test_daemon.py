@@ -110,8 +110,8 @@ def replay(tmp_path: Path) -> Path:
     folder.mkdir()
     rng = np.random.default_rng(1)
     for index in range(50):
-        color = (60, 60, 200) if index >= 25 else (140, 140, 60)
-        coarse = rng.normal(color, 25, (12, 16, 3)).clip(0, 255).astype(np.uint8)
+        color = (60, 60, 200) if index >= 25 else (165, 165, 150)
+        coarse = (np.array(color) + rng.normal(0, 25, (12, 16, 1))).clip(0, 255).astype(np.uint8)
         cv2.imwrite(str(folder / f"{index:03}.jpg"), cv2.resize(coarse, (320, 240), interpolation=cv2.INTER_CUBIC))
     return folder
 

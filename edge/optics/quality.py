@@ -1,0 +1,133 @@
+"""Whether an image is fit to be judged: light, contrast, sharpness, colour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    from cv2.typing import MatLike
+    from numpy.typing import NDArray
+
+    from edge.geometry import Box
+
+
+_CLIPPED = 250  # grey level that counts as over-exposed, within sensor noise
+_DETAIL = (
+    0.98  # quantile of the local detail that is looked at: the sharpest edges, of which every usable view has some
+)
+_WARM = 0.05  # how much of its light a pixel of tissue has in red beyond green and blue
+_UNLIT = 20  # sum of the channels below which a pixel has no colour to speak of
+
+
+@dataclass(frozen=True, slots=True)
+class QualityLimits:
+    """Where a frame stops being fit to be judged, by measurement (docs/performance.md has the figures).
+
+    Attributes:
+        blank_contrast: standard deviation in grey levels, below which there is nothing in the picture. The flattest
+            real frame looked at has 5.6.
+        dark_level: mean grey level below which noise outweighs tissue. The darkest real frame looked at, readable, has
+            23.
+        bright_share: share of clipped pixels from which on there is too little left to judge.
+        sharpness: local detail as a share of the brightness, below which the picture is blurred.
+        veiled: darkest over brightest grey level (5 % and 95 % quantiles) from which on a lack of sharpness is fog:
+            a veil of light lies over what should be dark.
+        colour: mean spread of the channels as a share of the light, below which a camera is taken for a grey one.
+        warm_share: share of pixels that are redder than green or blue, below which a coloured picture shows no tissue.
+    """
+
+    blank_contrast: float = 2.0
+    dark_level: float = 12.0
+    bright_share: float = 0.5
+    sharpness: float = 0.057
+    veiled: float = 0.3
+    colour: float = 0.12
+    warm_share: float = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What was measured on the model's input, and why it is not fit to be judged, if it is not.
+
+    Attributes:
+        brightness: mean grey level.
+        contrast: standard deviation of the grey levels.
+        over_exposed: share of clipped pixels.
+        sharpness: local detail, the 98 % quantile of the absolute Laplacian, as a share of the brightness: darkness
+            alone does not make a picture blurred, nor a large clipped or smooth part a sharp one.
+        reasons: `blank`, `dark`, `over_exposed`, `out_of_body`, `blurred`, `fogged`.
+    """
+
+    brightness: float
+    contrast: float
+    over_exposed: float
+    sharpness: float
+    reasons: tuple[str, ...]
+
+    @property
+    def good(self) -> bool:
+        """Whether the classifier's word counts."""
+        return not self.reasons
+
+
+def measure_quality(model_input: NDArray[np.uint8], inner: Box, limits: QualityLimits) -> Quality:
+    """Measure light, contrast, sharpness and colour on the image that the model sees.
+
+    Only a colour camera can tell that it is out of the body: tissue under white light is red. What a grey camera shows
+    of a room is left to the classifier and to the energy of its logits. Under narrow-band light tissue is green and
+    blue: such frames are called out of the body, as the model was not trained on them either.
+
+    Args:
+        model_input: uint8 (1, height, width, 3) RGB.
+        inner: the part of it that is not padding.
+        limits: where each measure turns into a reason.
+
+    Returns:
+        The measures, taken over the middle three quarters so that the aperture's rim does not count.
+    """
+    dx, dy = inner.width // 8, inner.height // 8
+    top, left = inner.y + dy, inner.x + dx
+    centre = model_input[0, top : top + inner.height - 2 * dy, left : left + inner.width - 2 * dx]
+    grey = cv2.cvtColor(np.ascontiguousarray(centre), cv2.COLOR_RGB2GRAY)
+    levels = cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel() / max(1, grey.size)
+    mean, deviation = cv2.meanStdDev(grey)
+    brightness, contrast = float(mean.ravel()[0]), float(deviation.ravel()[0])
+    over = float(levels[_CLIPPED:].sum())
+    sharpness = _detail(grey) / (brightness + 1)
+    reasons = []
+    if contrast < limits.blank_contrast:
+        reasons.append("blank")
+    if brightness < limits.dark_level:
+        reasons.append("dark")
+    if over > limits.bright_share:
+        reasons.append("over_exposed")
+    if not reasons and _is_elsewhere(centre, limits):
+        reasons.append("out_of_body")
+    if not reasons and sharpness < limits.sharpness:
+        low, high = np.searchsorted(np.cumsum(levels), (0.05, 0.95))
+        reasons.append("fogged" if low > limits.veiled * high else "blurred")
+    return Quality(brightness, contrast, over, sharpness, tuple(reasons))
+
+
+def _detail(grey: NDArray[np.uint8] | MatLike) -> float:
+    """Grey levels by which the sharpest edges stand out."""
+    # Blur first, so that noise does not pass for detail; in eighths of a level, as dark pictures have few levels.
+    fine = cv2.GaussianBlur(np.asarray(grey, np.int16) * 8, (3, 3), 0)
+    edges = cv2.convertScaleAbs(cv2.Laplacian(fine, cv2.CV_16S), alpha=0.5)
+    steps = np.cumsum(cv2.calcHist([edges], [0], None, [256], [0, 256]).ravel())
+    return float(np.searchsorted(steps, _DETAIL * steps[-1])) / 4
+
+
+def _is_elsewhere(centre: NDArray[np.uint8], limits: QualityLimits) -> bool:
+    """Whether a coloured picture lacks the red of tissue."""
+    small = cv2.resize(centre, (24, 24), interpolation=cv2.INTER_AREA)  # noise has colours of its own
+    red, green, blue = (small[..., channel].astype(np.float32) for channel in range(3))
+    total = np.maximum(red + green + blue, _UNLIT)
+    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    if float((spread / total).mean()) * 3 < limits.colour:
+        return False
+    return bool(((red - np.maximum(green, blue)) * 3 > _WARM * total).mean() < limits.warm_share)
