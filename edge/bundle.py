@@ -105,12 +105,15 @@ class Artefact(_Part):
     """One form of the model.
 
     Attributes:
+        role: `smaller` is a second, cheaper model of the same labels and input, for when the latency budget cannot be
+            kept otherwise. The manifest's decision holds for its logits too: the trainer scales them inside its graph.
         tolerance: largest difference of a calibrated score from the golden output that is still the same answer.
     """
 
     name: str
     format: Literal["onnx"]
     precision: Literal["fp32", "int8"]
+    role: Literal["primary", "smaller"] = "primary"
     file: str
     minimum_runtime: str
     tolerance: Share
@@ -160,6 +163,9 @@ class Manifest(_Part):
         missing -= set(self.files)
         if missing:
             msg = f"files lists no hash for {', '.join(sorted(missing))}"
+            raise ValueError(msg)
+        if all(a.role != "primary" for a in self.artefacts):
+            msg = "no artefact is of the role primary"
             raise ValueError(msg)
         return self
 
@@ -213,13 +219,21 @@ class Bundle:
         return bundle
 
     def artefact(self, precision: str = "auto") -> Artefact:
-        """The artefact of a precision; `auto` prefers INT8."""
-        order = {"int8": 0, "fp32": 1} if precision == "auto" else {precision: 0}
-        found = sorted((a for a in self.manifest.artefacts if a.precision in order), key=lambda a: order[a.precision])
+        """The primary model's artefact of a precision; `auto` prefers INT8."""
+        found = self._artefacts("primary", precision)
         if not found:
-            have = ", ".join(a.precision for a in self.manifest.artefacts)
+            have = ", ".join(a.precision for a in self._artefacts("primary", "auto"))
             raise BundleError(f"{self.path} has no {precision} model, only {have}: set model.precision to one of these")
         return found[0]
+
+    def smaller(self, precision: str = "auto") -> Artefact | None:
+        """The smaller model's artefact, of a precision where it has that; None where there is no smaller model."""
+        return next(iter([*self._artefacts("smaller", precision), *self._artefacts("smaller", "auto")]), None)
+
+    def _artefacts(self, role: str, precision: str) -> list[Artefact]:
+        order = {"int8": 0, "fp32": 1} if precision == "auto" else {precision: 0}
+        found = (a for a in self.manifest.artefacts if a.role == role and a.precision in order)
+        return sorted(found, key=lambda a: order[a.precision])
 
     def check_golden(self, artefact: Artefact) -> float:
         """Run an artefact on the golden inputs.

@@ -49,6 +49,11 @@ class Capture(_Section):
     """Asked of the camera, and the pace of the phantom and of an image folder, frames a second."""
     timeout_s: float = Field(default=1.0, ge=0.1, le=30)
     """Without a frame for so long the state is `no_signal`, and the source is opened anew."""
+    hung_s: float = Field(default=3.0, ge=1, le=60)
+    """A driver that has not answered for so long will not, and cannot be interrupted: the process ends, and systemd
+    starts it anew."""
+    open_s: float = Field(default=15.0, ge=1, le=120)
+    """The same while it is being opened, its first frame included: some cameras take seconds to start."""
     frozen_s: float = Field(default=1.0, ge=0.2, le=60)
     """The same image for so long is a frozen source: `no_signal`."""
     pace: Literal["live", "lossless"] = "live"
@@ -78,6 +83,8 @@ class Latency(_Section):
     """Within which a frame should be published; above it, it is counted and marked."""
     max_age_ms: float = Field(default=500, gt=0, le=10000)
     """Above which a frame is dropped and counted, never published as current."""
+    ladder: bool = True
+    """Whether to classify fewer frames, then with the bundle's smaller model, while the budget is not kept."""
 
 
 class Mqtt(_Section):

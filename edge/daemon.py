@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _TICK_S = 0.2
 _HEALTH_S = 5.0
-_HUNG_S = 10.0  # a driver that has not let go of its thread for so long will not: only a new process helps
+_PAUSED_S = 1.0  # a tick so late means that the whole process stood still, not its driver
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Summary:
     over_budget: int
     budget_ms: float
     dropped: dict[str, int]
+    skipped: int
     detections: dict[str, int]
     stages_ms: dict[str, dict[str, float]]
     unsent: int
@@ -95,8 +97,9 @@ class Daemon:
         )
         self._stop = threading.Event()
         self._failure: BaseException | None = None
-        self._degraded: list[str] = []
+        self._said: list[str] = []
         self._begun_s = time.monotonic()
+        self._reported = (self._begun_s, 0)  # when, and how many frames had been classified
         self._first_frame_s = 0.0
 
     @property
@@ -125,7 +128,7 @@ class Daemon:
         finally:
             self._notifier.stopping()
             summary = self.summary()
-            self._reader.stop()
+            self._reader.stop(0.2 if self._failure else 2.0)  # a driver that hangs is not waited for
             thread.join(2)
             self._link.flush()
             reasons = [] if self._failure is None else ["failed"]  # its sentence may hold a path; the log has it
@@ -148,6 +151,7 @@ class Daemon:
             over_budget=counts.over_budget,
             budget_ms=self.config.latency.budget_ms,
             dropped={"replaced": self._slot.replaced, "too_old": counts.too_old},
+            skipped=counts.skipped,
             detections=dict(counts.states),
             stages_ms={
                 name: {"p50": p.p50, "p95": p.p95, "p99": p.p99}
@@ -174,19 +178,21 @@ class Daemon:
     def _watch(self, thread: threading.Thread, seconds: float | None) -> None:
         ready = False
         next_health_s = 0.0
+        ticked_s = trusted_s = time.monotonic()
         while not self._stop.wait(_TICK_S) and thread.is_alive():
             now_s = time.monotonic()
-            if self._hangs():
-                self._failure = SourceError(
-                    f"the driver of {self.config.capture.source} has not answered for {_HUNG_S:.0f} s and cannot be "
-                    "interrupted: the process ends, so that systemd starts it anew"
-                )
+            trusted_s = now_s if now_s - ticked_s > _PAUSED_S else trusted_s
+            ticked_s = now_s
+            if now_s - trusted_s > self._hung_s and (hung := self._hung()):
+                self._failure = SourceError(f"{hung}: the process ends, so that systemd starts it anew")
                 self.pipeline.event("fault", detail=str(self._failure))
                 return
             if self._reader.state == "lost" and not is_camera(self.config.capture):
                 self._failure = SourceError(self._reader.reason)
                 return
             self._notifier.alive()
+            self.pipeline.throttled = self._telemetry.throttled()
+            self._tell_status()
             if not ready and self.pipeline.counts.classified:
                 ready = True
                 self._notifier.ready(f"live: {self._reader.info.name if self._reader.info else ''}")
@@ -197,67 +203,106 @@ class Daemon:
             if seconds is not None and self._first_frame_s and now_s - self._first_frame_s >= seconds:
                 return
 
-    def _hangs(self) -> bool:
-        """Whether capture or pipeline has stood still: what is fed to the watchdog is progress, not time."""
-        now = now_ns()
-        live = is_camera(self.config.capture)
-        return live and (
-            now - self._reader.progress_ns > _HUNG_S * 1e9 or now - self.pipeline.progress_ns > _HUNG_S * 1e9
-        )
+    @property
+    def _hung_s(self) -> float:
+        return max(self.config.capture.hung_s, 3 / self.config.capture.fps)  # a slow camera is not a hung one
+
+    def _hung(self) -> str:
+        """What stands still, if anything: progress is fed to the watchdog, not time."""
+        if not is_camera(self.config.capture):
+            return ""
+        seconds = self._reader.hangs(open_s=self.config.capture.open_s, read_s=self._hung_s)
+        if seconds:
+            name = self.config.capture.source
+            return f"the driver of {name} has not answered for {seconds:.1f} s and cannot be interrupted"
+        seconds = (now_ns() - self.pipeline.progress_ns) / 1e9
+        return f"the model has not answered for {seconds:.1f} s" if seconds > self._hung_s else ""
 
     def _source_changed(self, state: str, reason: str) -> None:
         log.log(logging.WARNING if state == "lost" else logging.INFO, "source: %s %s", state, reason)
         self.pipeline.event("source", after=state, detail=reason if is_camera(self.config.capture) else "")
-        degraded = [f"source {state}"] if state == "lost" else []
-        if degraded != self._degraded and state in ("live", "lost"):
-            self._degraded = degraded
-            self._link.live("status", self._current_status().encode(), qos=1, retain=True, expiry_s=None)
-            self._notifier.status(f"degraded: {reason}" if degraded else "live")
+
+    @property
+    def _degraded(self) -> list[str]:
+        """Why the device cannot do what it should; empty where it can."""
+        lost = ["source lost"] if self._reader.state == "lost" else []
+        return [*lost, *(["latency budget not kept"] if self.pipeline.ladder.rung.degraded else [])]
+
+    def _tell_status(self) -> None:
+        reasons = self._degraded
+        if reasons == self._said:
+            return
+        self._said = reasons
+        status = self._status("degraded" if reasons else "online", reasons)
+        self._link.live("status", status.encode(), qos=1, retain=True, expiry_s=None)
+        self._notifier.status(f"degraded: {', '.join(reasons)}" if reasons else "live")
 
     def _report(self, now_s: float) -> None:
         pipeline, counts = self.pipeline, self.pipeline.counts
         pipeline.clock_synced = clock_synced()
         age = pipeline.age.last_minute(now_s)
-        info = self._reader.info
         message = messages.Health(
             device=self.config.device,
             session=self.session,
             at=time.time(),
             uptime_s=round(now_s - self._begun_s, 1),
-            fps=self.summary().fps,
+            fps=self._fps(now_s),
             frames=self._reader.frames,
             classified=counts.classified,
+            skipped=counts.skipped,
             age_ms=age,
             age_total_ms=pipeline.age.total.percentiles(),
             stages_ms={name: meter.last_minute(now_s) for name, meter in pipeline.stages.items()},
             over_budget=counts.over_budget,
             dropped={"replaced": self._slot.replaced, "too_old": counts.too_old},
             states=dict(counts.states),
-            source={
-                "state": self._reader.state,
-                "reason": self._reader.reason if is_camera(self.config.capture) else "",
-                "reopened": self._reader.reopened,
-                "name": self._public_source,
-                **(
-                    {
-                        "kind": info.kind,
-                        "width": info.width,
-                        "height": info.height,
-                        "fps": info.fps,
-                        "pixel_format": info.pixel_format,
-                    }
-                    if info
-                    else {}
-                ),
-            },
+            ladder=self._ladder(now_s),
+            source=self._source(),
             unsent=self._link.unsent,
             spooled=self._link.spooled,
             temperature_c=self._telemetry.temperature_c(),
+            temperatures_c=self._telemetry.temperatures_c(),
             throttled=self._telemetry.throttled(),
+            throttled_since_boot=self._telemetry.throttled_since_boot(),
             memory_mb=round(self._telemetry.memory_mb(), 1),
             clock_synced=pipeline.clock_synced,
         )
         self._link.live("health", message.encode(), expiry_s=10)
+
+    def _fps(self, now_s: float) -> float:
+        """Frames classified a second since the last call."""
+        (before_s, before), classified = self._reported, self.pipeline.counts.classified
+        self._reported = now_s, classified
+        return round((classified - before) / max(1e-3, now_s - before_s), 2)
+
+    def _ladder(self, now_s: float) -> messages.LadderHealth:
+        ladder = self.pipeline.ladder
+        stepped = math.isfinite(ladder.since_s)
+        return messages.LadderHealth(
+            rung=ladder.index,
+            name=ladder.rung.name,
+            every=ladder.rung.every,
+            since_s=round(now_s - ladder.since_s, 1) if stepped else None,
+            reason=ladder.reason,
+        )
+
+    def _source(self) -> messages.SourceHealth:
+        reader, info = self._reader, self._reader.info
+        return messages.SourceHealth(
+            state=reader.state,
+            reason=reader.reason if is_camera(self.config.capture) else "",
+            reopened=reader.reopened,
+            name=self._public_source,
+            kind=info.kind if info else "",
+            width=info.width if info else 0,
+            height=info.height if info else 0,
+            fps=round(info.fps, 2) if info else 0,
+            fps_measured=round(reader.fps, 2),
+            pixel_format=info.pixel_format if info else "",
+            stamps_refused=reader.stamps.refused,
+            converted=dict(reader.images.converted),
+            rejected=dict(reader.images.rejected),
+        )
 
     @property
     def _public_source(self) -> str:
@@ -268,9 +313,6 @@ class Daemon:
         return messages.Status(
             device=self.config.device, session=self.session, state=state, reasons=reasons, at=time.time()
         )
-
-    def _current_status(self) -> messages.Status:
-        return self._status("degraded" if self._degraded else "online", self._degraded)
 
     def _hello(self) -> list[tuple[str, bytes]]:
         manifest = self.bundle.manifest
@@ -293,7 +335,9 @@ class Daemon:
             runtime=self.analyser.runtime.description,
             schemas=dict.fromkeys(messages.TOPICS, messages.SCHEMA),
         )
-        return [("birth", birth.encode()), ("status", self._current_status().encode())]
+        reasons = self._degraded
+        status = self._status("degraded" if reasons else "online", reasons)
+        return [("birth", birth.encode()), ("status", status.encode())]
 
     def _command(self, name: str, payload: bytes) -> bytes:
         del payload  # ping has none

@@ -127,7 +127,7 @@ class Event(Message):
     id: int
     at: float
     clock_synced: bool
-    kind: Literal["state", "source", "status", "fault", "snapshot"]
+    kind: Literal["state", "source", "status", "ladder", "fault", "snapshot"]
     before: str | None = None
     after: str | None = None
     detail: str = ""
@@ -144,25 +144,60 @@ class Percentiles(BaseModel):
     max: float
 
 
+class SourceHealth(BaseModel):
+    """What the camera or replay really gives."""
+
+    state: str
+    reason: str = Field(description="Why it is lost; empty for a replay, whose file's name could be a patient's.")
+    reopened: int
+    name: str
+    kind: str = ""
+    width: int = 0
+    height: int = 0
+    fps: float = Field(default=0, description="As the source claims.")
+    fps_measured: float = Field(default=0, description="As frames really came, over the last two seconds.")
+    pixel_format: str = ""
+    stamps_refused: int = Field(default=0, description="Exposure times that could not be; the dequeue counts instead.")
+    converted: dict[str, int] = Field(default={}, description="Images made BGR, by what they were.")
+    rejected: dict[str, int] = Field(default={}, description="Images that were not handed on, by reason.")
+
+
+class LadderHealth(BaseModel):
+    """How much is being done to keep frames within the budget."""
+
+    rung: int = Field(description="0 is the best; the last is degraded.")
+    name: str
+    every: int = Field(description="One of so many frames is classified.")
+    since_s: float | None = Field(description="For how long, seconds; null: since the start.")
+    reason: str = Field(description="Why the last step was made; empty before the first.")
+
+
 class Health(Message):
     """How the device is, every 5 seconds."""
 
     at: float
     uptime_s: float
-    fps: float
+    fps: float = Field(description="Frames classified a second since the last message of this kind.")
     frames: int
     classified: int
+    skipped: int = Field(description="Frames that were not classified on purpose, on a lower rung of the ladder.")
     age_ms: Percentiles = Field(description="Exposure to publish, over the last minute.")
     age_total_ms: Percentiles = Field(description="The same since the start.")
     stages_ms: dict[str, Percentiles]
     over_budget: int
     dropped: dict[str, int]
     states: dict[str, int] = Field(description="Classified frames by the state they ended in.")
-    source: dict[str, Any]
+    ladder: LadderHealth
+    source: SourceHealth
     unsent: int = Field(description="Live messages that were let go because the broker was away or slow.")
     spooled: int = Field(description="Events waiting for the broker.")
-    temperature_c: float | None
-    throttled: list[str] = Field(description="Firmware flags that are set now; empty where none or unknown.")
+    temperature_c: float | None = Field(description="Of the hottest thermal zone.")
+    temperatures_c: dict[str, float] = Field(description="By thermal zone.")
+    throttled: list[str] = Field(
+        description="What slows the processor down now: under_voltage, frequency_capped, throttled, temperature_limit, "
+        "over_current; empty where nothing, or unknown."
+    )
+    throttled_since_boot: list[str] = Field(description="The same, of any moment since the device was started.")
     memory_mb: float
     clock_synced: bool
 

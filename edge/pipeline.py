@@ -1,10 +1,11 @@
-"""The loop that every frame goes through: newest-frame slot, analysis, decision, publishing; with its clock.
+"""The loop that every frame goes through: newest-frame slot, analysis, decision, publishing; with clock and ladder.
 
 One thread, no queue. docs/architecture.md tells a frame's way in half a page.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 import zlib
 from collections import Counter
@@ -15,15 +16,21 @@ from edge import messages
 from edge.analysis import STAGES, Analyser, Analysis
 from edge.decision import NO_SIGNAL, Decision, Verdict
 from edge.frames import Frame, NewestFrameSlot, now_ns
+from edge.latency import Ladder, Sample
+from edge.runtime import open_runtime
 from edge.stats import Meter
 
 if TYPE_CHECKING:
     from edge.capture import Reader
     from edge.config import Config
+    from edge.runtime import Runtime
+
+log = logging.getLogger(__name__)
 
 _HEARTBEAT_S = 1.0
 _STATE_EXPIRY_S = 3  # of the retained state: three missed heartbeats, and the broker forgets it
 _POLL_S = 0.05  # how late a vanished source may be noticed on top of its time-out
+_BLIND_S = 0.25  # no rung leaves the decision longer without a classified frame
 
 
 class Outlet(Protocol):
@@ -45,6 +52,8 @@ class Counts:
     frames: int = 0
     """Frames taken from the slot."""
     classified: int = 0
+    skipped: int = 0
+    """Not classified on purpose, on a lower rung of the ladder."""
     over_budget: int = 0
     too_old: int = 0
     states: Counter[str] = field(default_factory=Counter)
@@ -70,6 +79,15 @@ class Pipeline:
         self._decision = Decision(analyser.manifest.decision, analyser.finding, analyser.other)
         self._lossless = config.capture.pace == "lossless"
         self._model = messages.ModelId(name=analyser.manifest.name, version=analyser.manifest.version)
+        smaller = analyser.bundle.smaller(analyser.artefact.precision)
+        self._full = analyser.runtime
+        self._smaller: Runtime | None = None
+        if smaller is not None:
+            self._smaller = open_runtime(analyser.bundle, smaller, threads=config.model.threads)
+        self._adapts = config.latency.ladder and not self._lossless
+        self.ladder = Ladder(config.latency.budget_ms, smaller=smaller is not None)
+        self.throttled: list[str] = []
+        """What slows the processor down now. Set by the daemon, which asks the kernel now and then."""
         self._last: Frame | None = None
         self._last_taken_s = time.monotonic()
         self._said_s = 0.0
@@ -82,7 +100,7 @@ class Pipeline:
         self.age = Meter()
         self.stages = {name: Meter() for name in ("wait", *STAGES, "decide", "publish")}
         self.progress_ns = now_ns()
-        """Monotonic time of the last frame that went all the way, or of the last look at a source that is away."""
+        """Monotonic time at which the loop last went round, with a frame or without."""
 
     @property
     def dropped(self) -> int:
@@ -99,6 +117,7 @@ class Pipeline:
             return False
         else:
             self._idle()
+        self.progress_ns = now_ns()
         return True
 
     def event(self, kind: str, *, before: str | None = None, after: str | None = None, detail: str = "") -> None:
@@ -127,7 +146,6 @@ class Pipeline:
         waited_s = now_s - self._last_taken_s
         if self._reader.state != "live":
             verdict = self._decision.no_signal(now_s, f"source_{self._reader.state}")
-            self.progress_ns = now_ns()
         elif waited_s > self._config.capture.timeout_s:
             verdict = self._decision.no_signal(now_s, "no_frames")
         elif self._lossless:
@@ -141,12 +159,16 @@ class Pipeline:
         self._last_taken_s = taken / 1e9
         self.counts.frames += 1
         wait_ms = frame.age_ms(taken)
-        if wait_ms > self._config.latency.max_age_ms and not self._lossless:
-            self.counts.too_old += 1
+        if self._too_old(frame, taken, taken):
+            return
+        if self._skips(frame):
+            self.counts.skipped += 1
             self._publish_state(self._decision.current(taken / 1e9))
             return
         analysis = self._analyser.analyse(frame.image)
         judged = now_ns()
+        if self._too_old(frame, taken, judged):
+            return
         reasons = analysis.quality.reasons
         if self._frozen(frame):
             reasons = (*reasons, "frozen")
@@ -175,7 +197,39 @@ class Pipeline:
         for name, value in stages_ms.items():
             self.stages[name].add(value, at_s)
         self.stages["publish"].add((done - decided) / 1e6, at_s)
-        self.progress_ns = done
+        self._adapt(frame, taken, done, age_ms)
+
+    def _too_old(self, frame: Frame, taken: int, now: int) -> bool:
+        """Whether a frame must not be published as current any more; it is dropped and counted."""
+        age_ms = frame.age_ms(now)
+        if self._lossless or age_ms <= self._config.latency.max_age_ms:
+            return False
+        self.counts.too_old += 1
+        self._publish_state(self._decision.current(now / 1e9))
+        self._adapt(frame, taken, now, age_ms)
+        return True
+
+    def _skips(self, frame: Frame) -> bool:
+        """Whether the ladder leaves this frame out."""
+        last = self._last
+        return (
+            last is not None
+            and 0 < frame.seq - last.seq < self.ladder.rung.every
+            and 0 <= frame.exposed_ns - last.exposed_ns < _BLIND_S * 1e9
+        )
+
+    def _adapt(self, frame: Frame, taken: int, done: int, age_ms: float) -> None:
+        """Tell the ladder what a frame took, and work from now on as it says."""
+        if not self._adapts:
+            return
+        delivery_ms = frame.age_ms(frame.dequeued_ns)
+        step = self.ladder.add(Sample(done / 1e9, frame.seq, delivery_ms, (done - taken) / 1e6, age_ms), self.throttled)
+        if step is None:
+            return
+        if self._smaller is not None:
+            self._analyser.runtime = self._smaller if step.after.smaller else self._full
+        log.warning("ladder: %s, then %s: %s", step.before.name, step.after.name, step.reason)
+        self.event("ladder", before=step.before.name, after=step.after.name, detail=step.reason)
 
     def _frozen(self, frame: Frame) -> bool:
         """Whether the model has been shown exactly the same picture for too long: a sensor's noise never repeats."""

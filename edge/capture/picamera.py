@@ -10,7 +10,7 @@ import numpy as np
 
 from edge.capture.base import SourceInfo
 from edge.errors import SourceError
-from edge.frames import Frame, now_ns
+from edge.frames import Frame, Stamp, now_ns
 
 
 def available() -> bool:
@@ -23,6 +23,19 @@ def available() -> bool:
         return bool(Picamera2.global_camera_info())
     except Exception:  # noqa: BLE001  a broken stack is as good as none; `auto` goes on to V4L2
         return False
+
+
+def _exposure(metadata: dict[str, Any], now: int) -> tuple[int, Stamp]:
+    """Middle of the exposure.
+
+    SensorTimestamp (CLOCK_BOOTTIME, ns) is when the first row is read out, at the end of its exposure; ExposureTime is
+    in microseconds.
+    """
+    stamp = metadata.get("SensorTimestamp")
+    if stamp is None:
+        return now, "dequeue"
+    boot_offset = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - now_ns()  # grows with every suspend
+    return stamp - boot_offset - int(metadata.get("ExposureTime", 0) * 500), "sensor"
 
 
 class PicameraSource:
@@ -101,17 +114,8 @@ class PicameraSource:
             metadata = request.get_metadata()
         finally:
             request.release()
-        # SensorTimestamp is CLOCK_BOOTTIME at the first row's start of readout, nanoseconds; ExposureTime microseconds.
-        boot_offset = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - now_ns()
-        stamp = metadata.get("SensorTimestamp")
-        if stamp is None:
-            exposed, kind = now, "dequeue"
-        else:
-            exposed, kind = stamp - boot_offset - int(metadata.get("ExposureTime", 0) * 500), "sensor"
-        frame = Frame(
-            np.asarray(image, np.uint8), self._seq, exposed, "sensor" if kind == "sensor" else "dequeue", now,
-            wall - (now - exposed) / 1e9,
-        )  # fmt: skip
+        exposed, kind = _exposure(metadata, now)
+        frame = Frame(np.asarray(image, np.uint8), self._seq, exposed, kind, now, wall - (now - exposed) / 1e9)
         self._seq += 1
         return frame
 

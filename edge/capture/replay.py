@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+# Shorter than capture.open_s and capture.hung_s: a stream that stalls is opened anew and does not end the process.
+_STREAM_TIMEOUTS = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 10_000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 2_000]
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what goes wrong is told once, by us
@@ -48,8 +50,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 class Pacer:
     """Ticks of a simulated camera: hands out each frame's exposure time once it has come.
 
-    The frame is ready before its tick, as in a camera. Where making it took longer than the interval, the camera exposes
-    late and its clock goes on from there: it never delivers frames that were old before they existed.
+    The frame is ready before its tick, as in a camera. Where making it took longer than the interval, the camera
+    exposes late and its clock goes on from there: it never delivers frames that were old before they existed.
     """
 
     def __init__(self, fps: float) -> None:
@@ -133,7 +135,7 @@ class VideoSource:
     def open(self) -> SourceInfo:
         """Open it and read its size and rate."""
         self.close()
-        video = cv2.VideoCapture(self._name, cv2.CAP_FFMPEG)
+        video = cv2.VideoCapture(self._name, cv2.CAP_FFMPEG, _STREAM_TIMEOUTS if self._stream else [])
         if not video.isOpened():
             kind = "a stream that answers" if self._stream else "a video that can be read"
             raise SourceError(f"{self._name} is not {kind}: check that it is there and whole")

@@ -1,7 +1,15 @@
-"""A V4L2 camera or frame grabber through OpenCV."""
+"""A V4L2 camera or frame grabber through OpenCV.
+
+OpenCV decodes MJPEG inside `read`, and so on the reader's thread. CAP_PROP_POS_MSEC is the time stamp of the driver's
+buffer (cap_v4l.cpp), without the flag that says of which clock; the reader's guard refuses what cannot be of the
+monotonic one. Drivers stamp at the frame's end, or at the start of its transfer (uvcvideo, which calls that the start
+of exposure): after the exposure either way. How long that took no driver tells reliably, at most one frame interval:
+half of it is taken off, so that no frame looks younger than it is.
+"""
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +24,9 @@ from edge.frames import Frame, Stamp, now_ns
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_SANE_AGE_NS = 2_000_000_000  # a driver stamp further away than this is of another clock
+# OpenCV waits ten seconds for a frame. This is read once, at the first wait; shorter than capture.hung_s, so that a
+# camera which merely sends nothing is opened anew and does not end the process.
+os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "2")
 
 
 def first_camera() -> str:
@@ -70,7 +80,8 @@ class V4L2Source:
         camera.set(cv2.CAP_PROP_FPS, fps)
         camera.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         self._camera = camera
-        real_fps = camera.get(cv2.CAP_PROP_FPS) or fps
+        claimed_fps = camera.get(cv2.CAP_PROP_FPS)  # -1 where the driver does not say
+        real_fps = claimed_fps if claimed_fps > 0 else fps
         self._half_interval_ns = int(0.5e9 / real_fps)
         code = int(camera.get(cv2.CAP_PROP_FOURCC))
         return SourceInfo(
@@ -96,12 +107,10 @@ class V4L2Source:
         return frame
 
     def _exposure(self, now: int) -> tuple[int, Stamp]:
-        """Middle of the exposure. OpenCV tells V4L2's buffer stamp, taken at the frame's end, monotonic."""
+        """Middle of the exposure, as well as the driver's stamp tells it."""
         assert self._camera is not None  # noqa: S101  read() has looked
         stamp = int(self._camera.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
-        if 0 <= now - stamp < _SANE_AGE_NS:
-            return stamp - self._half_interval_ns, "driver"
-        return now, "dequeue"
+        return (stamp - self._half_interval_ns, "driver") if stamp > 0 else (now, "dequeue")
 
     def close(self) -> None:
         """Let the device go."""

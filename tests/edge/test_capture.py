@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import socket
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from edge.capture import Reader, SourceInfo, choose_source, picamera
+from edge.capture.guard import StampGuard
 from edge.capture.replay import FolderSource, VideoSource
 from edge.capture.v4l2 import V4L2Source
 from edge.config import Capture
@@ -147,7 +150,7 @@ class Flaky:
         if 1 < self.opened <= 1 + self.missing:
             raise SourceError("/dev/video0 is not there")
         self._left = self.frames
-        return SourceInfo("test", "flaky", 4, 4, 30)
+        return SourceInfo("test", "flaky", 32, 24, 30)
 
     def read(self) -> Frame:
         if not self._left:
@@ -155,7 +158,7 @@ class Flaky:
         self._left -= 1
         self._seq += 1
         time.sleep(0.001)
-        return Frame(np.zeros((4, 4, 3), np.uint8), self._seq, now_ns(), "dequeue", now_ns(), time.time())
+        return Frame(np.zeros((24, 32, 3), np.uint8), self._seq, now_ns(), "dequeue", now_ns(), time.time())
 
     def close(self) -> None:
         self.closed += 1
@@ -200,16 +203,210 @@ def test_a_driver_that_hangs_is_seen_and_does_not_hold_the_stop() -> None:
 
     class Hung(Flaky):
         def read(self) -> Frame:
-            release.wait(20)
-            raise SourceError("released")
+            if self._seq == 1:
+                release.wait(20)
+            return super().read()
 
-    reader = Reader(Hung(1, 0), NewestFrameSlot(), tell=lambda *_: None)
+    reader = Reader(Hung(9, 0), NewestFrameSlot(), tell=lambda *_: None)
     reader.start()
-    time.sleep(0.3)
-    assert (now_ns() - reader.progress_ns) / 1e9 > 0.2
+    time.sleep(0.4)
+    assert reader.frames == 1
+    assert reader.hangs(open_s=9, read_s=0.2) == pytest.approx(0.4, abs=0.2)
+    assert not reader.hangs(open_s=0.1, read_s=9)
     assert not reader.stop(timeout_s=0.2)
     release.set()
     assert reader.stop()
+
+
+def test_opening_and_the_first_frame_may_take_longer_and_waiting_to_try_again_is_not_hanging() -> None:
+    release = threading.Event()
+
+    class Slow(Flaky):
+        def read(self) -> Frame:
+            release.wait(20)
+            raise SourceError("no frame")
+
+    reader = Reader(Slow(1, 99), NewestFrameSlot(), tell=lambda *_: None)
+    reader.start()
+    time.sleep(0.3)
+    assert not reader.hangs(open_s=9, read_s=0.1)
+    assert reader.hangs(open_s=0.1, read_s=9)
+    release.set()
+    time.sleep(0.4)
+    assert reader.state == "lost"
+    assert not reader.hangs(open_s=0.1, read_s=0.1)
+    reader.stop()
+
+
+class Scripted(Flaky):
+    """A camera whose frames are changed by a function of their number."""
+
+    def __init__(self, change) -> None:
+        super().__init__(10**9, 0)
+        self._change = change
+
+    def read(self) -> Frame:
+        frame = super().read()
+        return self._change(frame.seq, frame)
+
+
+def through_the_reader(change, frames: int) -> tuple[Reader, list[Frame]]:
+    slot, taken = NewestFrameSlot(), []
+    reader = Reader(Scripted(change), slot, lossless=True, tell=lambda *_: None)
+    reader.start()
+    while len(taken) < frames and (frame := slot.take(2)) is not None:
+        taken.append(frame)
+    reader.stop()
+    return reader, taken
+
+
+@pytest.mark.parametrize(
+    ("spoil", "name", "handed_on"),
+    [
+        (lambda i: i[..., 0], "grey", True),
+        (lambda i: i[..., :1], "grey", True),
+        (lambda i: np.dstack([i, i[..., :1]]), "four_channels", True),
+        (lambda i: i[..., :2], "channels", False),
+        (lambda i: i[:0], "empty", False),
+        (lambda i: i.astype(np.uint16), "depth", False),
+        (lambda i: i[:12], "too_small", False),
+        (lambda i: i[:, :20], "another_size", False),
+        (lambda i: i.reshape(1, -1), "too_small", False),
+    ],
+)
+def test_odd_frames_are_made_right_or_kept_out_and_counted(spoil, name: str, *, handed_on: bool) -> None:
+    reader, taken = through_the_reader(lambda seq, f: replace(f, image=spoil(f.image)) if seq in (3, 4) else f, 6)
+    assert all(f.image.shape == (24, 32, 3) and f.image.dtype == np.uint8 for f in taken)
+    assert [f.seq for f in taken] == ([1, 2, 3, 4, 5, 6] if handed_on else [1, 2, 5, 6, 7, 8])
+    counts = reader.images.converted if handed_on else reader.images.rejected
+    assert counts == {name: 2}
+    assert reader.state == "stopped"  # and never lost
+
+
+def test_a_size_that_stays_is_the_cameras_new_one() -> None:
+    reader, taken = through_the_reader(
+        lambda seq, f: replace(f, image=np.zeros((48, 64, 3), np.uint8)) if seq > 2 else f, 6
+    )
+    assert [f.seq for f in taken] == [1, 2, 7, 8, 9, 10]
+    assert reader.info is not None
+    assert (reader.info.width, reader.info.height) == (64, 48)
+    assert reader.images.rejected == {"another_size": 4}
+
+
+def test_a_camera_that_gives_nothing_usable_is_opened_anew() -> None:
+    told: list[tuple[str, str]] = []
+    source = Scripted(lambda seq, f: replace(f, image=f.image[:0]))
+    reader = Reader(source, NewestFrameSlot(), tell=lambda state, why: told.append((state, why)))
+    reader.start()
+    deadline = time.monotonic() + 5
+    while source.opened < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    reader.stop()
+    assert told[1] == ("lost", "flaky delivers no frame that can be used (empty)")
+
+
+def stamped(delivery_ms: list[float]) -> tuple[StampGuard, list[Frame]]:
+    """Frames every 33 ms that say that they took so long to be delivered; the truth is 40 ms."""
+    guard = StampGuard()
+    frames = []
+    for number, ms in enumerate(delivery_ms):
+        dequeued = 10**12 + number * 33_000_000
+        exposed = dequeued - int(ms * 1e6)
+        frame = Frame(np.zeros((1, 1, 3), np.uint8), number, exposed, "driver", dequeued, 1e9 - ms / 1e3)
+        frames.append(guard.check(frame))
+    return guard, frames
+
+
+HOUR_MS = 3.6e6
+
+
+@pytest.mark.parametrize(
+    ("delivery_ms", "refused"),
+    [
+        ([40] * 9, []),
+        ([40, 40, 40 - HOUR_MS, 40, 40], [2]),
+        ([40, 40, 40 + HOUR_MS, 40, 40], [2]),
+        ([40, 40, *[40 - HOUR_MS] * 5], [2, 3, 4, 5, 6]),
+        ([40, 40, *[40 + 1000] * 5, 41, 40], [2, 3, 4, 5, 6]),
+        ([40, 40, *[40 - 300] * 5], [2, 3, 4, 5, 6]),
+        ([40, 73, 106, 139], [1, 2, 3]),
+        ([1e9] * 4, [0, 1, 2, 3]),
+        ([40, 600, 570, 540, 45], [1, 2, 3]),
+    ],
+    ids=["good", "one ahead", "one back", "ahead", "back and right again", "0.3 s ahead", "standing still",
+         "another clock", "back, slowly catching up"],
+)  # fmt: skip
+def test_stamps_that_cannot_be_are_refused_and_no_age_is_negative_or_wrong(
+    delivery_ms: list[float], refused: list[int]
+) -> None:
+    guard, frames = stamped(delivery_ms)
+    assert [f.seq for f in frames if f.stamp == "dequeue"] == refused
+    assert guard.refused == len(refused)
+    for frame in frames:
+        assert 0 <= frame.dequeued_ns - frame.exposed_ns <= 50e6
+        if frame.stamp == "dequeue":
+            assert frame.wall_time == pytest.approx(1e9)
+
+
+def test_frames_that_waited_in_the_driver_keep_their_true_age() -> None:
+    guard, image = StampGuard(), np.zeros((1, 1, 3), np.uint8)
+    at_once = 10**12 + 500_000_000
+    queue = [Frame(image, n, 10**12 + n * 33_000_000, "driver", at_once + n, 0.0) for n in range(5)]
+    assert [guard.check(f).age_ms(at_once) for f in queue] == pytest.approx([500, 467, 434, 401, 368])
+    assert not guard.refused
+
+
+def test_the_measured_rate_is_that_of_the_frames() -> None:
+    def slow(_: int, frame: Frame) -> Frame:
+        time.sleep(0.019)
+        return frame
+
+    slot = NewestFrameSlot()
+    reader = Reader(Scripted(slow), slot, tell=lambda *_: None)
+    reader.start()
+    time.sleep(0.8)
+    assert reader.fps == pytest.approx(48, rel=0.25)
+    reader.stop()
+
+
+def test_a_stream_that_does_not_answer_is_told_before_it_counts_as_hung() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, and says nothing
+        source = VideoSource(f"http://127.0.0.1:{server.getsockname()[1]}/x", lossless=False, loop=False, stream=True)
+        begin = time.monotonic()
+        with pytest.raises(SourceError, match="not a stream that answers"):
+            source.open()
+        assert time.monotonic() - begin < Capture().open_s - 2
+
+
+@pytest.mark.parametrize(
+    ("metadata", "age_ms", "stamp"),
+    [
+        ({"SensorTimestamp": 20_000_000, "ExposureTime": 10_000}, 25, "sensor"),
+        ({"SensorTimestamp": 20_000_000}, 20, "sensor"),
+        ({}, 0, "dequeue"),
+    ],
+)
+def test_a_pi_cameras_stamp_is_the_middle_of_its_exposure(metadata: dict[str, int], age_ms: float, stamp: str) -> None:
+    if "SensorTimestamp" in metadata:
+        metadata = {**metadata, "SensorTimestamp": time.clock_gettime_ns(time.CLOCK_BOOTTIME) - 20_000_000}
+    now = now_ns()
+    exposed, kind = picamera._exposure(metadata, now)
+    assert (now - exposed) / 1e6 == pytest.approx(age_ms, abs=2)
+    assert kind == stamp
+
+
+def test_a_v4l2_frames_stamp_is_the_drivers_less_half_an_interval() -> None:
+    class Camera:
+        msec = 0.0
+
+        def get(self, _: int) -> float:
+            return self.msec
+
+    source, camera = V4L2Source(lambda: "x", 640, 480, 25), Camera()
+    source._camera, source._half_interval_ns = camera, 20_000_000
+    assert source._exposure(5_000_000_000) == (5_000_000_000, "dequeue")
+    camera.msec = 4_970.0
+    assert source._exposure(5_000_000_000) == (4_950_000_000, "driver")
 
 
 def test_a_replay_ends() -> None:

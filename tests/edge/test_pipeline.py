@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import json
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -8,9 +10,10 @@ import cv2
 import jsonschema
 import numpy as np
 import pytest
+from conftest import tiny_files, tiny_manifest
 
-from edge.analysis import Analyser
-from edge.bundle import Bundle
+from edge.analysis import Analyser, Analysis
+from edge.bundle import Bundle, write_bundle
 from edge.capture import SourceInfo
 from edge.config import Config
 from edge.frames import Frame, NewestFrameSlot, now_ns
@@ -19,6 +22,8 @@ from edge.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from edge.runtime import Runtime
 
 SCHEMAS = json_schemas()
 
@@ -57,9 +62,15 @@ class FakeReader:
 class Bench:
     """A pipeline with its ends in the test's hands."""
 
-    def __init__(self, bundle: Path, **capture: Any) -> None:
+    def __init__(self, bundle: Path, *, latency: dict[str, Any] | None = None, **capture: Any) -> None:
         self.slot, self.reader, self.out = NewestFrameSlot(), FakeReader(), Recorder()
-        config = Config.model_validate({"device": "test", "capture": {"timeout_s": 0.3, "frozen_s": 0.4, **capture}})
+        config = Config.model_validate(
+            {
+                "device": "test",
+                "capture": {"timeout_s": 0.3, "frozen_s": 0.4, **capture},
+                "latency": latency or {"ladder": False},  # where it is not what is tested, a busy machine is not either
+            }
+        )
         self.pipeline = Pipeline(
             config,
             session=5,
@@ -86,6 +97,20 @@ class Bench:
         for _ in range(round(seconds * fps)):
             self.show(self.picture(red=red))
             time.sleep(1 / fps)
+
+
+@pytest.fixture(scope="module")
+def two_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny bundle with a smaller model, which is the same one."""
+    path = tmp_path_factory.mktemp("bundle") / "two.zip"
+    full = tiny_manifest().artefacts[0]
+    artefacts = [full, full.model_copy(update={"name": "fp32-smaller", "role": "smaller"})]
+    files = tiny_files()
+    with np.load(io.BytesIO(files["golden.npz"])) as arrays:
+        golden = io.BytesIO()
+        np.savez(golden, **arrays, **{"scores_fp32-smaller": arrays["scores_fp32"]})
+    write_bundle(path, tiny_manifest(artefacts=artefacts), {**files, "golden.npz": golden.getvalue()})
+    return path
 
 
 @pytest.fixture
@@ -125,6 +150,97 @@ def test_an_old_frame_is_dropped_counted_and_never_published(bench: Bench) -> No
     assert bench.pipeline.counts.too_old == bench.pipeline.dropped == 1
     bench.show(bench.picture(red=True))
     assert bench.out.of("detection")[0]["dropped"] == 1
+
+
+def test_a_frame_that_grows_old_while_it_is_judged_is_not_published_either(bench: Bench) -> None:
+    analyse = bench.pipeline._analyser.analyse
+
+    def slow(image: np.ndarray) -> Analysis:
+        time.sleep(0.2)
+        return analyse(image)
+
+    bench.pipeline._analyser.analyse = slow  # type: ignore[method-assign]
+    bench.show(bench.picture(red=True), age_ms=400)
+    assert not bench.out.of("detection")
+    assert bench.pipeline.counts.too_old == 1
+
+
+class Slow:
+    """A runtime that takes its time."""
+
+    def __init__(self, runtime: Runtime, seconds: float) -> None:
+        self._runtime, self.seconds = runtime, seconds
+        self.description = runtime.description
+        self.calls = 0
+
+    def infer(self, image: np.ndarray) -> np.ndarray:
+        self.calls += 1
+        time.sleep(self.seconds)
+        return self._runtime.infer(image)
+
+
+def run_live(bench: Bench, seconds: float, fps: float = 30) -> None:
+    """A camera on its own thread, as the reader is, and the pipeline here."""
+    end = time.monotonic() + seconds
+
+    def film() -> None:
+        while time.monotonic() < end:
+            exposed = now_ns()
+            bench.slot.put(Frame(bench.picture(red=True), bench.seq, exposed, "synthetic", exposed, time.time()))
+            bench.seq += 1
+            time.sleep(1 / fps)
+
+    camera = threading.Thread(target=film)
+    camera.start()
+    while time.monotonic() < end:
+        bench.pipeline.step()
+    camera.join()
+
+
+def test_a_slow_model_goes_down_the_ladder_and_comes_back_and_the_state_stays(two_models: Path) -> None:
+    bench = Bench(two_models, latency={"budget_ms": 100})
+    pipeline = bench.pipeline
+    assert [r.name for r in pipeline.ladder.rungs][4:] == ["smaller model", "degraded"]
+    full = pipeline._full = pipeline._analyser.runtime = Slow(pipeline._full, 0)
+    assert pipeline._smaller is not None
+    small = pipeline._smaller = Slow(pipeline._smaller, 0)
+    run_live(bench, 1.5)
+    assert pipeline.ladder.index == 0
+    full.seconds, small.seconds = 0.25, 0.05
+    run_live(bench, 3)
+    assert [e["after"] for e in bench.out.of("event") if e["kind"] == "ladder"] == ["smaller model"]
+    assert pipeline._analyser.runtime is small
+    assert small.calls
+    full.seconds = small.seconds = 0
+    run_live(bench, 4)
+    assert [(e["before"], e["after"]) for e in bench.out.of("event") if e["kind"] == "ladder"][1:] == [
+        ("smaller model", "every frame")
+    ]
+    assert pipeline._analyser.runtime is full
+    counts = pipeline.counts
+    assert counts.skipped > 40
+    assert counts.frames == counts.classified + counts.skipped + counts.too_old
+    assert bench.seq - counts.frames - bench.slot.replaced in (0, 1)  # the last may still be waiting
+    states = {m["state"] for m in bench.out.of("state") if m["seq"] is not None and m["seq"] > 30}
+    assert states == {"folds"}
+
+
+def test_no_rung_leaves_the_decision_blind_for_long(bench: Bench) -> None:
+    bench.pipeline.ladder._index = 3
+    for _ in range(12):
+        bench.show(bench.picture(red=True))
+        time.sleep(0.15)
+    assert [m["seq"] for m in bench.out.of("detection")] == [0, 2, 4, 6, 8, 10]
+
+
+def test_heat_alone_classifies_fewer_frames_and_says_why(tiny_bundle: Path) -> None:
+    bench = Bench(tiny_bundle, latency={"budget_ms": 500, "max_age_ms": 1000})
+    bench.pipeline.throttled = ["under_voltage"]
+    bench.watch(0.5, red=True)
+    (event,) = [e for e in bench.out.of("event") if e["kind"] == "ladder"]
+    assert (event["before"], event["after"]) == ("every frame", "every 2nd frame")
+    assert "under_voltage" in event["detail"]
+    assert {m["seq"] % 2 for m in bench.out.of("detection")[2:]} in ({0}, {1})
 
 
 def test_a_frame_over_the_budget_is_published_and_marked(bench: Bench) -> None:

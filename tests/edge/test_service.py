@@ -63,12 +63,79 @@ def test_telemetry_reads_the_kernels_files(tmp_path: Path) -> None:
     (firmware / "get_throttled").write_text("50005\n")
     telemetry = Telemetry(tmp_path)
     assert telemetry.temperature_c() == 61.1
+    assert telemetry.temperatures_c() == {"thermal_zone0": 48.312, "thermal_zone1": 61.1}
     assert telemetry.throttled() == ["under_voltage", "throttled"]
+    assert telemetry.throttled_since_boot() == ["throttled", "under_voltage"]
     assert telemetry.memory_mb() == 0
     assert Telemetry(tmp_path / "none").temperature_c() is None
     assert Telemetry(tmp_path / "none").throttled() == []
     assert Telemetry().memory_mb() > 10
     assert clock_synced() in (True, False)
+
+
+class Board:
+    """A device's files, and a clock that only the test moves."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.now = root, 100.0
+        self.telemetry = Telemetry(root, lambda: self.now)
+
+    def write(self, path: str, text: str) -> None:
+        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / path).write_text(text + "\n")
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["soc/soc:firmware", "soc@107c000000/soc@107c000000:firmware", "soc:firmware"],
+    ids=["Pi 4", "Pi 5", "old"],
+)
+def test_a_pis_flags_now_and_since_boot_are_read_every_five_seconds_at_most(tmp_path: Path, folder: str) -> None:
+    board = Board(tmp_path)
+    flags = f"sys/devices/platform/{folder}/get_throttled"
+    board.write(flags, "80008")
+    assert board.telemetry.throttled() == ["temperature_limit"]
+    board.write(flags, "80000")
+    board.now += 4.9
+    assert board.telemetry.throttled() == ["temperature_limit"]
+    board.now += 0.2
+    assert board.telemetry.throttled() == []
+    assert board.telemetry.throttled_since_boot() == ["temperature_limit"]
+
+
+def test_a_pi_whose_kernel_only_has_the_voltage_alarm(tmp_path: Path) -> None:
+    board = Board(tmp_path)
+    board.write("sys/class/hwmon/hwmon0/name", "cpu_thermal")
+    board.write("sys/class/hwmon/hwmon1/name", "rpi_volt")
+    board.write("sys/class/hwmon/hwmon1/in0_lcrit_alarm", "1")
+    assert board.telemetry.throttled() == ["under_voltage"]
+
+
+def test_a_jetsons_zones_over_currents_and_cooling(tmp_path: Path) -> None:
+    board = Board(tmp_path)
+    for number, (kind, text) in enumerate(
+        (("cpu-thermal", "63625"), ("gpu-thermal", "58000"), ("tj-thermal", "64100"))
+    ):
+        board.write(f"sys/class/thermal/thermal_zone{number}/type", kind)
+        board.write(f"sys/class/thermal/thermal_zone{number}/temp", text)
+    board.write("sys/class/hwmon/hwmon3/name", "soctherm_oc")
+    board.write("sys/class/hwmon/hwmon3/oc1_event_cnt", "0")
+    board.write("sys/class/hwmon/hwmon3/oc3_event_cnt", "7")
+    board.write("sys/class/thermal/cooling_device0/type", "pwm-fan")
+    board.write("sys/class/thermal/cooling_device0/cur_state", "3")
+    board.write("sys/class/thermal/cooling_device1/type", "cpufreq-cpu0")
+    board.write("sys/class/thermal/cooling_device1/cur_state", "0")
+    telemetry = board.telemetry
+    assert telemetry.temperatures_c() == {"cpu-thermal": 63.625, "gpu-thermal": 58.0, "tj-thermal": 64.1}
+    assert telemetry.temperature_c() == 64.1
+    assert telemetry.throttled() == []
+    assert telemetry.throttled_since_boot() == ["over_current"]
+    board.write("sys/class/hwmon/hwmon3/oc3_event_cnt", "9")
+    board.write("sys/class/thermal/cooling_device1/cur_state", "2")
+    board.now += 5
+    assert telemetry.throttled() == ["over_current", "frequency_capped"]
+    board.now += 5
+    assert telemetry.throttled() == ["frequency_capped"]
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
