@@ -304,7 +304,7 @@ def _bundle_inspect(arguments: argparse.Namespace) -> int:
         ("identity", bundle.sha256),
         ("labels", ", ".join(manifest.labels) + f" (finding: {manifest.finding})"),
         ("input", f"{manifest.input.height} x {manifest.input.width} RGB uint8, {manifest.input.fit}"),
-        ("decision", ", ".join(f"{k} {v:g}" for k, v in manifest.decision.model_dump().items())),
+        ("decision", ", ".join(f"{k} {v:g}" for k, v in manifest.decision.model_dump(exclude_none=True).items())),
         *(("artefact", f"{a.name}: {a.format} {a.precision}, {len(bundle.files[a.file]) / 1e6:.2f} MB")
           for a in manifest.artefacts),
         ("licence", manifest.licence + (" (research only)" if manifest.research_only else "")),

@@ -40,7 +40,7 @@ class _Sink:
 
     def __init__(self) -> None:
         self.bytes = 0
-        self.events: list[bytes] = []
+        self.events: list[tuple[float, bytes]] = []
 
     def live(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, expiry_s: int | None = 1) -> bool:
         """Count a live message."""
@@ -52,7 +52,7 @@ class _Sink:
         """Keep an event, as long as there are few."""
         self.bytes += len(payload)
         if len(self.events) < _EVENTS:
-            self.events.append(payload)
+            self.events.append((time.monotonic(), payload))
 
 
 @dataclass(slots=True)
@@ -256,7 +256,7 @@ def _run(config: Config, *, seconds: float, warmup_s: float) -> dict[str, Any]:
     reader.start()
     try:
         _drive(pipeline, reader, warmup_s, None)
-        counts = _counts(pipeline, reader, slot)
+        counts, rung = _counts(pipeline, reader, slot), pipeline.ladder.rung.name
         recorder.begin(time.monotonic(), pipeline.dropped)
         use = Use.now()
         _drive(pipeline, reader, seconds, recorder)
@@ -305,7 +305,8 @@ def _run(config: Config, *, seconds: float, warmup_s: float) -> dict[str, Any]:
         "before": before,
         "after": after,
         "drift": recorder.drift(),
-        "events": [_told(payload) for payload in sink.events],
+        "ladder": {"skipped": counts["skipped"], "first": rung, "last": pipeline.ladder.rung.name},
+        "events": [_told(payload, at_s - use.at) for at_s, payload in sink.events],
         "timeline": {"step_s": recorder.step_s, "rows": recorder.rows},
         "slices": [part.encode() for part in recorder.slices],
     }
@@ -321,14 +322,15 @@ def _counts(pipeline: Pipeline, reader: Reader, slot: NewestFrameSlot) -> dict[s
         "classified": counts.classified,
         "over_budget": counts.over_budget,
         "too_old": counts.too_old,
+        "skipped": counts.skipped,
         "replaced": slot.replaced,
         "offered": reader.frames,
     }
 
 
-def _told(payload: bytes) -> dict[str, Any]:
+def _told(payload: bytes, at_s: float) -> dict[str, Any]:
     message = json.loads(payload)
-    return {name: message.get(name) for name in ("kind", "before", "after", "detail")}
+    return {"at_s": round(at_s, 3), **{name: message.get(name) for name in ("kind", "before", "after", "detail")}}
 
 
 def inference_alone(bundle: Bundle, analyser: Analyser, threads: int, runs: int = 200) -> dict[str, float]:
@@ -347,14 +349,16 @@ def inference_alone(bundle: Bundle, analyser: Analyser, threads: int, runs: int 
 def _drive(pipeline: Pipeline, reader: Reader, seconds: float, recorder: Recorder | None) -> None:
     begun = now = time.monotonic()
     deadline = begun + seconds
+    dropped = pipeline.dropped
     while now < deadline:
-        dropped, used = pipeline.dropped, time.thread_time()
+        used = time.thread_time()
         if not pipeline.step():
             break
         now = time.monotonic()
         if recorder is not None:
-            recorder.explain(pipeline.dropped - dropped, time.thread_time() - used)
-            recorder.tick(now, pipeline.dropped)
+            before, dropped = dropped, pipeline.dropped
+            recorder.explain(dropped - before, time.thread_time() - used)
+            recorder.tick(now, dropped)
         if not reader.frames and (reader.state == "lost" or now - begun > _FIRST_FRAME_S):
             raise SourceError(reader.reason or f"the source gave no frame in {_FIRST_FRAME_S:g} s")
         if not reader.frames:

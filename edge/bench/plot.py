@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _WIDTH, _LEFT, _RIGHT = 1200, 84, 1148
 _INK, _SOFT, _FAINT, _GRID, _PAPER = "#17212b", "#5c6b7a", "#93a1ad", "#e6eaee", "#ffffff"
-_AGE, _AGE_LIGHT, _BUDGET, _DROP, _MEMORY = "#0b7285", "#c5e4ea", "#c92a2a", "#e8590c", "#5f3dc4"
+_AGE, _AGE_LIGHT, _BUDGET, _DROP, _MEMORY, _LADDER = "#0b7285", "#c5e4ea", "#c92a2a", "#e8590c", "#5f3dc4", "#862e9c"
 _STAGES = ("#adb5bd", "#99d0f6", "#4a9fd8", "#0b7285", "#9775fa", "#f59f00", "#e64980", "#82c91e")
 _STYLE = (
     "text{font-family:Inter,'Segoe UI',Roboto,'Helvetica Neue',Arial,'DejaVu Sans',sans-serif;font-size:13px;"
@@ -219,6 +219,19 @@ def _timeline(canvas: _Canvas, result: dict[str, Any], top: float, bottom: float
     canvas.line(_LEFT, y(budget), _RIGHT, y(budget), _BUDGET, 1.5, "5 4")
     canvas.box(_RIGHT - 96, y(budget) - 20, 96, 17, _PAPER, 'opacity="0.85" rx="3"')
     canvas.text(_RIGHT - 5, y(budget) - 7, f"budget {budget:g} ms", "mark n", anchor="end", fill=_BUDGET)
+    _marks(canvas, result, x, top, bottom)
+    canvas.line(_LEFT, bottom, _RIGHT, bottom, _FAINT)
+
+
+def _marks(canvas: _Canvas, result: dict[str, Any], x: Any, top: float, bottom: float) -> None:
+    """The ladder's steps, and the frames that were dropped."""
+    for event in result["events"]:
+        if event["kind"] == "ladder" and event["at_s"] >= 0:
+            at = x(event["at_s"])
+            canvas.line(at, top, at, bottom, _LADDER, 1.5)
+            canvas.box(at + 2, top + 1, 10 + 6.6 * len(event["after"]), 17, _PAPER, 'opacity="0.85" rx="3"')
+            canvas.text(at + 6, top + 14, event["after"], "mark", fill=_LADDER)
+    rows = result["timeline"]["rows"]
     most = max(row["dropped"] for row in rows)
     for begin, end, row in _steps(rows):
         if row["dropped"]:
@@ -226,7 +239,6 @@ def _timeline(canvas: _Canvas, result: dict[str, Any], top: float, bottom: float
             canvas.box(x(begin) + 0.5, bottom - height, max(1.0, x(end) - x(begin) - 1), height, _DROP, 'opacity="0.9"')
     if most:
         canvas.text(_RIGHT + 6, bottom - 22, f"{most}", "small n", fill=_DROP)
-    canvas.line(_LEFT, bottom, _RIGHT, bottom, _FAINT)
 
 
 def _steps(rows: list[dict[str, float]]) -> list[tuple[float, float, dict[str, float]]]:

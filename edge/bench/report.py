@@ -47,6 +47,7 @@ def _frames(result: dict[str, Any]) -> list[str]:
             f"{100 * cpu['pipeline']:.0f} %; others "
             f"{100 * cpu['others']:.0f} %; waited for a core {cpu['waited_ms_per_s']:.1f} ms/s"
         ),
+        _ladder(result["ladder"]),
         f"memory {result['memory_mb']:.0f} MB{ring}; {heat}; throttled: {', '.join(flags) or 'no'}",
     ]
 
@@ -71,6 +72,14 @@ def _drift(result: dict[str, Any]) -> list[str]:
     for title, key in (("age p50", "p50"), ("age p99", "p99"), ("memory MB", "memory_mb")):
         lines.append(f"{title:<12}" + "".join(f"{tenth[key]:>8.2f}" for tenth in tenths))
     return lines
+
+
+def _ladder(ladder: dict[str, Any]) -> str:
+    if not ladder["skipped"] and ladder["first"] == ladder["last"]:
+        return f"ladder: {ladder['last']} throughout"
+    return (
+        f"ladder: {ladder['first']} at first, {ladder['last']} at last; {ladder['skipped']} frames left out on purpose"
+    )
 
 
 def warn(result: dict[str, Any]) -> list[str]:

@@ -109,7 +109,8 @@ def made_up(scale: float = 1.0, *, seed: int = 0, slices: int = SLICES, others: 
         "before": {"temperature_c": 41.0, "throttled": []},
         "after": {"temperature_c": 48.5, "throttled": ["under_voltage"]},
         "drift": [{"p50": 1.0, "p99": 2.0, "memory_mb": 150.0}] * 10,
-        "events": [],
+        "ladder": {"skipped": 7, "first": "every frame", "last": "every 2nd frame"},
+        "events": [{"at_s": 3.2, "kind": "ladder", "before": "every frame", "after": "every 2nd frame", "detail": ""}],
         "timeline": {"step_s": 1.0, "rows": rows},
         "slices": parts,
     }
@@ -167,7 +168,7 @@ def test_the_picture_is_valid_and_says_the_figures(scale: float) -> None:
     result = made_up(scale)
     svg = bench.draw(result)
     texts = "|".join(element.text or "" for element in ET.fromstring(svg).iter())  # noqa: S314  our own
-    for words in ("m<&>", "budget 33 ms", f"p99 {result['age_ms']['p99']:.1f}", "under_voltage", "dropped frames"):
+    for words in ("m<&>", "budget 33 ms", f"p99 {result['age_ms']['p99']:.1f}", "under_voltage", "every 2nd frame"):
         assert words in texts
     assert "NaN" not in svg
     assert "inf" not in svg.replace("inference", "")
@@ -177,6 +178,7 @@ def test_the_report_warns_of_what_spoils_it() -> None:
     text = bench.report(made_up(others=1.5))
     assert "busy machine" in text
     assert "under_voltage" in text
+    assert "every 2nd frame at last; 7 frames left out on purpose" in text
     assert "2 while it waited for a core, 1 by its own work" in text
     assert "41.0 °C before, 48.5 °C after" in text
 
@@ -224,6 +226,7 @@ def test_the_command_measures_compares_and_draws(
     result = json.loads(first)
     assert result["frames"] == result["age_ms"]["count"] == sum(part["frames"] for part in result["slices"])
     assert result["frames"] + result["dropped"]["replaced"] + result["dropped"]["too_old"] <= result["offered"] + 2
+    assert result["ladder"]["skipped"] >= 0
     assert result["pinned_to"] is not None
     assert len(result["drift"]) == 10
     assert result["ring_mb"] > 0
