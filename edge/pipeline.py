@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import time
-import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -17,6 +16,7 @@ from edge.analysis import STAGES, Analyser, Analysis
 from edge.decision import NO_SIGNAL, Decision, Verdict
 from edge.frames import Frame, NewestFrameSlot, now_ns
 from edge.latency import Ladder, Sample
+from edge.optics import FrozenDetector
 from edge.runtime import open_runtime
 from edge.stats import Meter
 
@@ -91,7 +91,8 @@ class Pipeline:
         self._last: Frame | None = None
         self._last_taken_s = time.monotonic()
         self._said_s = 0.0
-        self._content, self._content_since_s, self._content_seq = 0, 0.0, -1
+        self._frozen = FrozenDetector(config.capture.frozen_s)
+        self._at_s = 0.0  # the clock on which decisions run: of the last frame
         self._state = ""
         self._event_id = 0
         self.clock_synced = False
@@ -165,17 +166,19 @@ class Pipeline:
             self.counts.skipped += 1
             self._publish_state(self._decision.current(taken / 1e9))
             return
-        analysis = self._analyser.analyse(frame.image)
+        # A frame that counts from its dequeue may seem to come after the next one: this clock does not go back.
+        at_s = self._at_s = max(self._at_s, frame.decided_at_s)
+        analysis = self._analyser.analyse(frame.image, at_s)
         judged = now_ns()
         if self._too_old(frame, taken, judged):
             return
         reasons = analysis.quality.reasons
-        if self._frozen(frame):
+        if self._frozen.update(frame.image, at_s):
             reasons = (*reasons, "frozen")
-            verdict = self._decision.no_signal(frame.decided_at_s, "frozen")
+            verdict = self._decision.no_signal(at_s, "frozen")
         else:
             score = analysis.score if analysis.quality.good else None
-            verdict = self._decision.frame(frame.decided_at_s, score, reasons)
+            verdict = self._decision.frame(at_s, score, reasons)
         decided = now_ns()
         self._last = frame
         age_ms = frame.age_ms(decided)
@@ -230,15 +233,6 @@ class Pipeline:
             self._analyser.runtime = self._smaller if step.after.smaller else self._full
         log.warning("ladder: %s, then %s: %s", step.before.name, step.after.name, step.reason)
         self.event("ladder", before=step.before.name, after=step.after.name, detail=step.reason)
-
-    def _frozen(self, frame: Frame) -> bool:
-        """Whether the model has been shown exactly the same picture for too long: a sensor's noise never repeats."""
-        content = zlib.crc32(self._analyser.model_input.data)
-        at_s = frame.decided_at_s
-        if content != self._content or frame.seq < self._content_seq:
-            self._content, self._content_since_s = content, at_s
-        self._content_seq = frame.seq
-        return at_s - self._content_since_s >= self._config.capture.frozen_s
 
     def _detection(
         self,

@@ -39,6 +39,20 @@ def test_a_bundle_opens_and_gives_its_golden_outputs(tiny_bundle: Path) -> None:
     assert not bundle.signed
 
 
+def test_a_smaller_model_is_never_taken_for_the_primary_one(tmp_path: Path) -> None:
+    full = tiny_manifest().artefacts[0]
+    small = full.model_copy(update={"name": "small", "role": "smaller", "precision": "int8"})
+    write_bundle(tmp_path / "two.zip", tiny_manifest(artefacts=[small, full]), tiny_files())
+    two = Bundle.open(tmp_path / "two.zip", golden=False)
+    assert (two.artefact(), two.smaller(), two.smaller("fp32")) == (full, small, small)
+    with pytest.raises(BundleError, match="has no int8 model, only fp32"):
+        two.artefact("int8")
+    write_bundle(tmp_path / "one.zip", tiny_manifest(), tiny_files())
+    assert Bundle.open(tmp_path / "one.zip").smaller() is None
+    with pytest.raises(ValueError, match="no artefact is of the role primary"):
+        write_bundle(tmp_path / "none.zip", tiny_manifest(artefacts=[small]), tiny_files())
+
+
 def test_equal_content_makes_an_equal_file(tiny_bundle: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.zip"
     write_bundle(again, tiny_manifest(), tiny_files())
