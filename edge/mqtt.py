@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+_BACKOFF_S = (0.2, 0.5, 1.0, 2.0)
 _IN_FLIGHT = 32  # live messages handed to the socket and not yet gone; more means that the broker is slow
 _CONNECT_TIMEOUT_S = 5.0
 _ANSWER_TIMEOUT_S = 5.0
