@@ -27,9 +27,10 @@ _UNLIT = 20  # sum of the channels below which a pixel has no colour to speak of
 class QualityLimits:
     """Where a frame stops being fit to be judged, by measurement.
 
-    Measured on inputs of 160 x 160: of real frames 1.5 % of `bagls` (a third of them white-out or bare defocus) and none
-    of `vocalfolds`, `kvasir-seg` and `openhsv` are gated; of the phantom's clear views of the folds none, of its fog and
-    its room all; of real frames blurred by 4 pixels all, behind a veil of light that leaves 40 % of the contrast 99 %.
+    Measured on inputs of 160 x 160. Of real frames 1.5 % of `bagls` (a third of them all but white) and none of
+    `vocalfolds`, `kvasir-seg` and `openhsv` are gated; of the phantom's clear views of the folds none, of its fog and
+    its room all. Blurred by 4 pixels all real frames are gated, behind a veil of light that leaves 40 % of the contrast
+    99 %.
 
     Attributes:
         blank_contrast: standard deviation in grey levels, below which there is nothing in the picture. The flattest
