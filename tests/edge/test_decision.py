@@ -96,9 +96,10 @@ def test_time_that_stands_still_or_goes_back_changes_nothing() -> None:
     assert machine.current(2.0).score == pytest.approx(before.score)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
-    edges=st.lists(st.floats(0.8, 3.0), min_size=1, max_size=4),
+    # Every level stands long enough for its dwells to pass; at their very edge a frame more or less may decide.
+    edges=st.lists(st.floats(1.2, 3.0), min_size=1, max_size=4),
     levels=st.lists(st.sampled_from([0.02, 0.1, 0.9, 0.98]), min_size=5, max_size=5),
     rate=st.sampled_from([10, 15, 30, 60]),
     dropped=st.sets(st.integers(0, 600), max_size=40),
