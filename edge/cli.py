@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from edge.daemon import Daemon
 
+_FRAME_BUDGET_MS = 33  # of the demo and the benchmark: their frames are rendered, no camera takes its share of the time
 NOTICE = "Research software, not a medical device: it makes no diagnosis."
 
 
@@ -226,6 +227,7 @@ def _demo(arguments: argparse.Namespace) -> int:
             capture.setdefault("width", 640)
             capture.setdefault("height", 480)
         overrides.setdefault("device", "demo")
+        overrides.setdefault("latency", {}).setdefault("budget_ms", _FRAME_BUDGET_MS)
     service.log_to_stderr("warning")
     demo.run(
         arguments.config,
@@ -260,6 +262,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     capture = overrides.setdefault("capture", {})
     if arguments.config is None:
         capture.setdefault("source", "phantom")
+        overrides.setdefault("latency", {}).setdefault("budget_ms", _FRAME_BUDGET_MS)
     if arguments.lossless:
         capture["pace"] = "lossless"
     config = settings.load(arguments.config, overrides)

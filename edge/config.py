@@ -79,8 +79,9 @@ class Model(_Section):
 class Latency(_Section):
     """What a frame's age may be, from its exposure to its publishing."""
 
-    budget_ms: float = Field(default=33, gt=0, le=10000)
-    """Within which a frame should be published; above it, it is counted and marked."""
+    budget_ms: float = Field(default=100, gt=0, le=10000)
+    """Within which a frame should be published; above it, it is counted and marked. It runs from the exposure, and a
+    camera's own readout and transfer take a good part of it before the daemon has the frame."""
     max_age_ms: float = Field(default=500, gt=0, le=10000)
     """Above which a frame is dropped and counted, never published as current."""
     ladder: bool = True

@@ -267,7 +267,7 @@ class Pipeline:
                 brightness=round(quality.brightness, 1),
                 contrast=round(quality.contrast, 1),
                 over_exposed=round(quality.over_exposed, 3),
-                sharpness=round(quality.sharpness, 2),
+                sharpness=round(quality.sharpness, 3),
                 aperture=None if box is None else _rounded(box.as_fractions(width, height)),
             ),
             regions=[],

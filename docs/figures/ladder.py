@@ -1,4 +1,4 @@
-"""Draws what the ladder does under a step load, as ladder.png: `.venv/bin/python docs/figures/ladder.py`."""  # noqa: INP001
+"""Draws what the ladder does under a step load, as ladder.png: `.venv/bin/python docs/figures/ladder.py`."""
 
 from __future__ import annotations
 

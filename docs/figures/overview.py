@@ -13,16 +13,19 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from playwright.sync_api import sync_playwright
 
 from edge.broker import Broker
-from edge.capture.synthetic import PhantomSource
 from edge.config import Config
 from edge.daemon import Daemon
 from edge.display.server import DisplayServer, DisplaySettings
+
+if TYPE_CHECKING:
+    from edge.capture.synthetic import PhantomSource
 
 WANTED = ("Folds in view", "Folds not in view", "Uncertain", "No signal")
 PAGE = {"width": 360, "height": 640}
@@ -37,7 +40,7 @@ def main(target: Path) -> None:
             {
                 "device": "demo",
                 "state_dir": folder,
-                "capture": {"source": "phantom", "width": 640, "height": 480, "fps": 15, "seed": 3},
+                "capture": {"source": "phantom", "width": 640, "height": 480, "fps": 15, "seed": 3, "hung_s": 60},
                 "mqtt": {"port": broker.port},
             }
         )
@@ -67,7 +70,9 @@ def main(target: Path) -> None:
         freeze.clear()
         daemon.stop()
         thread.join()
-    cv2.imwrite(str(target), _compose(pictures))
+    picture = _compose(pictures)
+    size = (picture.shape[1] * 3 // 4, picture.shape[0] * 3 // 4)
+    cv2.imwrite(str(target), cv2.resize(picture, size, interpolation=cv2.INTER_AREA), [cv2.IMWRITE_PNG_COMPRESSION, 9])
 
 
 def _collect(page, seen: list[np.ndarray], freeze: threading.Event) -> dict[str, tuple[np.ndarray, np.ndarray]]:  # noqa: ANN001

@@ -245,7 +245,7 @@ def test_heat_alone_classifies_fewer_frames_and_says_why(tiny_bundle: Path) -> N
 
 
 def test_a_frame_over_the_budget_is_published_and_marked(bench: Bench) -> None:
-    bench.show(bench.picture(red=True), age_ms=80)
+    bench.show(bench.picture(red=True), age_ms=130)
     (message,) = bench.out.of("detection")
     assert message["over_budget"]
     assert bench.pipeline.counts.over_budget == 1

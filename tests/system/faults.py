@@ -272,14 +272,18 @@ def _once(ns: int) -> Callable[[Rig], None]:
 
 
 def _still(noise: float) -> Callable[[Rig], None]:
-    """The same picture for ever, stamped anew each time, with a sensor's noise or without."""
+    """The same picture for ever, stamped anew each time.
+
+    With noise it is a paused scope behind a frame grabber: its own sensor's grain stands still, the grabber's is new.
+    """
 
     def begin(rig: Rig) -> None:
         rng = np.random.default_rng(1)
         kept: list[Image] = []
 
         def change(frame: Frame) -> Frame:
-            kept[:] = kept or [frame.image]
+            paused = frame.image + (rng.normal(0, 3 * noise, frame.image.shape) if noise else 0)
+            kept[:] = kept or [paused.clip(0, 255).astype(np.uint8)]
             grain = rng.normal(0, noise, frame.image.shape) if noise else 0
             return replace(frame, image=(kept[0] + grain).clip(0, 255).astype(np.uint8))
 
@@ -322,12 +326,12 @@ _KEPT_OUT = (
 FAULTS = (
     Fault("source gone mid-frame", _gone, _back, reason="source_lost", event=("source", "lost"), notice_s=0.5,
           recover_s=3.0),
-    Fault("source hung", lambda rig: rig.camera.hung.clear(), lambda rig: rig.camera.hung.set(), seconds=3,
+    Fault("source hung", lambda rig: rig.camera.hung.clear(), lambda rig: rig.camera.hung.set(), seconds=2,
           reason="no_frames", event=("state", "no_signal"), notice_s=1.5, recover_s=2.0),
     Fault("source hung for good", lambda rig: rig.camera.hung.clear(), lambda rig: rig.camera.hung.set(),
           event=("fault", ""), notice_s=1.5, recover_s=4.0, ends=True),
     Fault("same frame for ever", _still(0), _heal, reason="frozen", event=("state", "no_signal"), notice_s=1.6),
-    Fault("same frame, sensor noise", _still(2), _heal, seconds=3.5, reason="frozen", event=("state", "no_signal"),
+    Fault("same frame, grabber's noise", _still(1), _heal, seconds=3.5, reason="frozen", event=("state", "no_signal"),
           notice_s=2.5),
     Fault("stamps an hour ahead", _stamp(HOUR_NS), _heal, states=_KEPT_OUT),
     Fault("stamps an hour back", _stamp(-HOUR_NS), _heal, states=_KEPT_OUT),
