@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from edge import optics, preprocess
 from edge.errors import ConfigError, FoldsightError
 from trainer.console import Meter, say
 from trainer.data.manifest import Record, data_hash, read_manifest, write_manifest
+from trainer.data.pack import code_hash
 from trainer.recipe import Recipe, digest, parse_recipe
 
 if TYPE_CHECKING:
@@ -128,7 +130,8 @@ class Run:
         from trainer.inputs import prepare_inputs  # noqa: PLC0415
 
         records = self.split(split)
-        key = digest("inputs", 1, data_hash(records, self.root), self.recipe.input)[:16]
+        device = code_hash(Path(optics.__file__).parent, Path(preprocess.__file__))
+        key = digest("inputs", 1, data_hash(records, self.root), self.recipe.input, device)[:16]
         cache = self.out / "cache" / f"inputs-{split}-{key}"
         return prepare_inputs(records, self.root, self.recipe.input, cache, self.recipe.labels)
 

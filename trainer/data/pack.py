@@ -129,8 +129,13 @@ class Pack:
 
 def _code_hash() -> str:
     """Eight digits that change with the code that makes a pack, the device's aperture search among it."""
-    files = (optics.__file__, vibration.__file__, __file__)
-    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:8]
+    return code_hash(Path(optics.__file__).parent, Path(vibration.__file__), Path(__file__))
+
+
+def code_hash(*places: Path) -> str:
+    """Eight digits that change with the source files, or with those in the folders, that are named."""
+    files = [file for place in places for file in (sorted(place.rglob("*.py")) if place.is_dir() else [place])]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:8]
 
 
 def _sweep(cache: Path) -> None:
