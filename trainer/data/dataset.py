@@ -365,5 +365,8 @@ def _around(focus: Rect, width: int, height: int, factor: float) -> Rect:
 
 
 def limit_threads() -> None:
-    """Keep OpenCV to one thread in a worker: the workers are the parallelism."""
+    """Keep OpenCV to one thread: workers are the parallelism. Call it before they are forked.
+
+    A thread pool that a fork has cut off from its threads hangs.
+    """
     cv2.setNumThreads(1)

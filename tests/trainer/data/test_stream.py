@@ -192,9 +192,8 @@ def test_the_stream_is_a_function_of_seed_epoch_and_index(
 
 
 def test_workers_change_nothing_and_see_the_epoch(train_set: TrainSet) -> None:
-    loader = DataLoader(
-        train_set, batch_size=20, num_workers=2, persistent_workers=True, worker_init_fn=lambda _: limit_threads()
-    )
+    limit_threads()
+    loader = DataLoader(train_set, batch_size=20, num_workers=2, persistent_workers=True)
     for epoch in (0, 3):
         train_set.set_epoch(epoch)
         images = torch.cat([batch[0] for batch in loader])
