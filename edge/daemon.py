@@ -260,6 +260,7 @@ class Daemon:
             source=self._source(),
             unsent=self._link.unsent,
             spooled=self._link.spooled,
+            lost_events=self._link.lost_events,
             temperature_c=self._telemetry.temperature_c(),
             temperatures_c=self._telemetry.temperatures_c(),
             throttled=self._telemetry.throttled(),

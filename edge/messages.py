@@ -191,6 +191,7 @@ class Health(Message):
     source: SourceHealth
     unsent: int = Field(description="Live messages that were let go because the broker was away or slow.")
     spooled: int = Field(description="Events waiting for the broker.")
+    lost_events: int = Field(description="Events that fell out of the full spool.")
     temperature_c: float | None = Field(description="Of the hottest thermal zone.")
     temperatures_c: dict[str, float] = Field(description="By thermal zone.")
     throttled: list[str] = Field(

@@ -19,11 +19,6 @@ class Notifier:
 
     def __init__(self) -> None:
         self._address = os.environ.get("NOTIFY_SOCKET", "")
-        watchdog_us = int(os.environ.get("WATCHDOG_USEC") or 0)
-        pid = os.environ.get("WATCHDOG_PID")
-        mine = pid is None or int(pid) == os.getpid()
-        self.watchdog_s = watchdog_us / 1e6 if mine else 0.0
-        """How often systemd wants to hear of progress; 0 where it does not."""
 
     def ready(self, status: str) -> None:
         """The service does its work now."""

@@ -64,7 +64,7 @@ def test_a_driver_that_hangs_ends_the_process_with_a_sentence_and_soon(tiny_bund
 class Link:
     """Takes what the daemon publishes."""
 
-    unsent = spooled = 0
+    unsent = spooled = lost_events = 0
 
     def __init__(self, *_: Any, **__: Any) -> None:
         self.sent: list[tuple[str, dict[str, Any]]] = []

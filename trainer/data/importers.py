@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import cv2
 
 from trainer.data import phantom
-from trainer.data.manifest import VIBRATION, Record, read_manifest
+from trainer.data.manifest import VIBRATION, Record
 from trainer.data.types import LABELS, DataError
 
 if TYPE_CHECKING:
@@ -147,11 +147,6 @@ def import_class_folders(root: Path, folder: str, licence: str = "unknown") -> I
                 path=_relative(image, root), label=label, group=f"{folder}/{key}", source=folder, split="train",
                 licence=licence,
             )  # fmt: skip
-
-
-def import_csv(path: Path) -> Iterator[Record]:
-    """A manifest of one's own (columns as in `manifest`); its splits are kept."""
-    yield from read_manifest(path)
 
 
 SOURCES: dict[str, Callable[[Path], Iterator[Record]]] = {
