@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 TITLES = {
     "teacher": "teacher",
     "scratch": "student, from scratch",
+    "no_map": "student, distilled, no map",
     "distilled": "student, distilled",
     "int8": "student, distilled, INT8",
+    "smaller": "smaller student, distilled, INT8",
     "fp32": "student, FP32",
 }
 """What the rows are called, in their order."""
@@ -86,7 +88,8 @@ def evaluate_split(
 
     Returns:
         For JSON: `images`, `groups`, `rows` (per row: `overall`, `mean_of_sources`, `sources`), and where both are
-        there `int8_minus_fp32` with `agreement`, and `operating` of the INT8 row.
+        there `int8_minus_fp32` with `agreement`, `map_minus_none` (what the map costs), and `operating` of the INT8
+        row.
     """
     truth = inputs.labels == judging.index
     sources, groups = inputs.sources, inputs.groups
@@ -94,10 +97,16 @@ def evaluate_split(
     scores = {name: finding_scores(logits, judging) for name, logits in answers.items()}
     rows = {name: _row(truth, scores[name], groups, sources, weights) for name in answers}
     report: dict[str, Any] = {"images": len(truth), "groups": len(set(groups.tolist())), "rows": rows}
+
+    def less(first: str, second: str) -> dict[str, Any]:
+        difference = paired_difference(truth, scores[first], scores[second], groups, weights)
+        return {name: figure.as_dict() for name, figure in difference.items()}
+
+    if "no_map" in scores and "distilled" in scores:
+        report["map_minus_none"] = less("distilled", "no_map")
     wide = next((name for name in ("distilled", "fp32") if name in scores), None)
     if wide and "int8" in scores:
-        difference = paired_difference(truth, scores["int8"], scores[wide], groups, weights)
-        report["int8_minus_fp32"] = {name: figure.as_dict() for name, figure in difference.items()}
+        report["int8_minus_fp32"] = less("int8", wide)
         same = (scores["int8"] >= 0.5) == (scores[wide] >= 0.5)  # noqa: PLR2004  the more likely label
         report["agreement"] = float(same.mean())
     if judging.decision and "int8" in answers:

@@ -10,24 +10,40 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
 from trainer.models import MEAN, SCALE
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor
 
 OPSET = 20
-PIXELS, IMAGE, LOGITS = "pixels", "image", "logits"
-"""The body's normalised float input, the device's input, the output."""
+PIXELS, IMAGE, LOGITS, MAPS = "pixels", "image", "logits", "maps"
+"""The body's normalised float input, the device's input, the outputs."""
+
+
+class _Answers(nn.Module):
+    """A body as the device wants its answers: maps, where there are any, with their labels last."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        answer = self.body(pixels)
+        return (answer[0], answer[1].permute(0, 2, 3, 1)) if isinstance(answer, tuple) else answer
 
 
 def export_body(body: nn.Module, height: int, width: int) -> onnx.ModelProto:
-    """Export a network without its normalisation: float `pixels` (1, 3, H, W) -> `logits` (1, C).
+    """Export a network without its normalisation.
 
-    The batch is fixed to 1: the device judges one frame at a time, and fixed shapes let its runtime plan its memory.
+    Float `pixels` (1, 3, H, W) -> `logits` (1, C), and of a body with a map also `maps` (1, h, w, labels). The batch is
+    fixed to 1: the device judges one frame at a time, and fixed shapes let its runtime plan its memory.
     """
-    body = body.eval().to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    body = _Answers(body).eval().to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     example = torch.zeros(1, 3, height, width)
+    with torch.no_grad():
+        names = [LOGITS, MAPS] if isinstance(body(example), tuple) else [LOGITS]
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
     exporter.setLevel(logging.ERROR)
@@ -36,7 +52,7 @@ def export_body(body: nn.Module, height: int, width: int) -> onnx.ModelProto:
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 body, (example,), dynamo=True, opset_version=OPSET, external_data=False, verbose=False,
-                input_names=[PIXELS], output_names=[LOGITS],
+                input_names=[PIXELS], output_names=names,
             )  # fmt: skip
     finally:
         exporter.setLevel(level)

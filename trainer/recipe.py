@@ -125,6 +125,42 @@ class DistilSettings(_Part):
         return self
 
 
+class MapTeacherSettings(_Part):
+    """The segmentation teacher: a U-Net (Ronneberger et al. 2015) over a timm encoder.
+
+    Attributes:
+        encoder: timm's name.
+        weights: of the encoder: `hub`, `package`, `none`, or the path of a file.
+        side: pixels of the square crops that it learns from.
+        train: how.
+    """
+
+    encoder: str = "tf_efficientnet_lite0"
+    weights: str = "package"
+    side: int = Field(default=192, ge=64, le=256)
+    train: TrainSettings = TrainSettings(epochs=8, epoch_images=1024, batch=16)
+
+
+class MapSettings(_Part):
+    """A map beside the scores: where, not only whether.
+
+    Attributes:
+        labels: what the map shows.
+        teacher: the segmentation teacher, whose answers stand in where images have labels but no masks.
+        weight: of the map's loss beside the scores'.
+        positive: how often a cell that shows a label counts in it, against one that does not.
+        smoothing_s: time constant with which the device smooths regions, seconds.
+        compare: train the student without the map too, to see whether the map costs accuracy.
+    """
+
+    labels: list[str] = Field(default=["folds", "glottis"], min_length=1)
+    teacher: MapTeacherSettings = MapTeacherSettings()
+    weight: Positive = 1.0
+    positive: Positive = 2.0
+    smoothing_s: Positive = 0.12
+    compare: bool = True
+
+
 class QuantiseSettings(_Part):
     """Static INT8.
 
@@ -191,7 +227,10 @@ class Recipe(_Part):
     augment: AugmentSettings
     teacher: TeacherSettings
     student: StudentSettings
+    smaller: StudentSettings | None = None
+    """A cheaper student for the bundle, to which a device steps down that cannot keep its budget."""
     distil: DistilSettings = DistilSettings()
+    maps: MapSettings | None = None
     quantise: QuantiseSettings = QuantiseSettings()
     decide: DecideSettings = DecideSettings()
     evaluate: EvaluateSettings = EvaluateSettings()

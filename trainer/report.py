@@ -57,7 +57,7 @@ def terminal_tables(report: Mapping[str, Any], judging: Judging) -> Iterator[Tab
 
 
 def remarks(report: Mapping[str, Any]) -> Iterator[str]:
-    """One line per split on what INT8 changed, and one on what single frames say at the operating point."""
+    """A line per split on what INT8 changed, on what the map costs, and on single frames at the operating point."""
     for split, found in report["splits"].items():
         if "int8_minus_fp32" in found:
             difference = found["int8_minus_fp32"]["accuracy"]
@@ -65,6 +65,9 @@ def remarks(report: Mapping[str, Any]) -> Iterator[str]:
                 f"{split}: INT8 - FP32 accuracy {percent(difference, digits=2)} points, "
                 f"agreement {100 * found['agreement']:.2f} %"
             )
+        if "map_minus_none" in found:
+            difference = found["map_minus_none"]["accuracy"]
+            yield f"{split}: with the map - without, accuracy {percent(difference, digits=2)} points"
         if "operating" in found:
             parts = [
                 f"{source} {100 * at['decided']:.1f} % decided"

@@ -22,6 +22,7 @@ from edge.errors import ConfigError, FoldsightError
 from trainer.console import Meter, say
 from trainer.data.manifest import Record, data_hash, read_manifest, write_manifest
 from trainer.data.pack import code_hash
+from trainer.evaluate import TITLES
 from trainer.recipe import Recipe, digest, parse_recipe
 
 if TYPE_CHECKING:
@@ -32,9 +33,10 @@ if TYPE_CHECKING:
 
     from trainer.data.pack import Pack
     from trainer.inputs import Inputs
-    from trainer.recipe import TrainSettings
+    from trainer.recipe import MapSettings, StudentSettings, TrainSettings
 
-DONE, RECIPE = "done.json", "recipe.json"
+_QUANTISED = {"int8": "distilled", "smaller": "smaller"}  # rows of INT8 models, and whose they are
+DONE, RECIPE, MAPS_FILE = "done.json", "recipe.json", "maps.npy"
 
 
 @dataclass(frozen=True)
@@ -149,10 +151,31 @@ class Run:
         return digest("scratch", 1, self.data_key, self.recipe.seed, self.recipe.input,
                       self.recipe.augment, self.recipe.student)  # fmt: skip
 
+    def distil_key(self, row: str = "distilled") -> str:
+        """Hash of all that a distilled student depends on: `distilled`, the same without its map, or the `smaller`."""
+        student = self.recipe.smaller if row == "smaller" else self.recipe.student
+        parts = ["distil", 1, self.teacher_key, student, self.recipe.distil]
+        maps = self._maps(row)
+        if maps is not None:
+            parts += [maps.labels, maps.weight, maps.positive, self.maps_key]
+        return digest(*parts)
+
     @functools.cached_property
-    def distil_key(self) -> str:
-        """Hash of all that the distilled student depends on."""
-        return digest("distil", 1, self.teacher_key, self.recipe.student, self.recipe.distil)
+    def maps_key(self) -> str:
+        """Hash of all that the soft masks depend on."""
+        maps = self.recipe.maps
+        return "" if maps is None else digest("maps", 1, self.data_key, self.recipe.seed, maps.labels, maps.teacher)
+
+    def _maps(self, row: str) -> MapSettings | None:
+        """The map of a row's student; None for none."""
+        return self.recipe.maps if row in ("distilled", "int8", "smaller") else None
+
+    @property
+    def students(self) -> list[str]:
+        """Rows of all students that are distilled."""
+        recipe = self.recipe
+        compared = ["no_map"] if recipe.maps is not None and recipe.maps.compare else []
+        return [*compared, "distilled", *(["smaller"] if recipe.smaller is not None else [])]
 
     def teacher(self) -> Path:
         """Train the teacher; returns its folder."""
@@ -178,32 +201,71 @@ class Run:
         folder = self._folder("scratch", self.scratch_key)
 
         def work() -> dict[str, Any]:
-            task = Supervised(self.new_student(), HardLabels(settings.smoothing))
+            task = Supervised(self.new_student("scratch"), HardLabels(settings.smoothing))
             return self._fit(task, settings, folder, "student from scratch")
 
         return self._once("scratch", folder, work)
 
-    def distil(self) -> Path:
-        """Train the student under the teacher; returns its folder."""
+    def distil(self, row: str = "distilled") -> Path:
+        """Train a student (one of `students`) under the teacher; returns its folder."""
         from trainer.distil import Distillation  # noqa: PLC0415
-        from trainer.losses import HardLabels, SoftTargets  # noqa: PLC0415
+        from trainer.losses import HardLabels, SoftMaps, SoftTargets  # noqa: PLC0415
         from trainer.train import BEST, load_weights  # noqa: PLC0415
 
         taught = self.teacher()
-        settings, distil = self.recipe.student.train, self.recipe.distil
-        folder = self._folder("distil", self.distil_key)
+        maps = self._maps(row)
+        if maps is not None:
+            self.soft_masks()
+        chosen = self._student_settings(row)
+        settings, distil = chosen.train, self.recipe.distil
+        folder = self._folder("distil", self.distil_key(row))
 
         def work() -> dict[str, Any]:
             teacher = self.new_teacher()
             load_weights(teacher, taught / BEST)
             task = Distillation(
-                self.new_student(), teacher,
+                self.new_student(row), teacher,
                 soft=SoftTargets(distil.temperature), hard=HardLabels(settings.smoothing),
                 soft_weight=distil.soft, hard_weight=distil.hard,
+                dense=None if maps is None else SoftMaps(maps.positive),
+                map_weight=0.0 if maps is None else maps.weight,
             )  # fmt: skip
-            return self._fit(task, settings, folder, "student distilled")
+            return self._fit(task, settings, folder, TITLES[row], maps=maps is not None)
 
         return self._once("distil", folder, work)
+
+    def soft_masks(self) -> Path:
+        """Train the segmentation teacher and ask it about the training images; returns the array file."""
+        from trainer.data.maps import build_maps  # noqa: PLC0415
+        from trainer.segment import load_map_teacher, predict_maps, train_map_teacher  # noqa: PLC0415
+
+        maps = self.recipe.maps
+        if maps is None:
+            raise ConfigError(f"recipe {self.recipe.name} has no maps: there are no soft masks to make")
+        folder = self._folder("maps", self.maps_key)
+
+        def work() -> dict[str, Any]:
+            trained = train_map_teacher(self, maps.teacher, folder / "teacher")
+            model = load_map_teacher(trained.weights)
+            with Meter("asking the segmentation teacher", len(self.pack.records)) as meter:
+                done = 0
+
+                def progress(now: int, _: int) -> None:
+                    nonlocal done
+                    meter.advance(now - done)
+                    done = now
+
+                build_maps(self.pack, lambda images: predict_maps(model, images), maps.labels, folder / MAPS_FILE,
+                           progress=progress)  # fmt: skip
+            return {"metrics": trained.metrics}
+
+        return self._once("maps", folder, work) / MAPS_FILE
+
+    def _student_settings(self, row: str) -> StudentSettings:
+        chosen = self.recipe.smaller if row == "smaller" else self.recipe.student
+        if chosen is None:
+            raise ConfigError(f"recipe {self.recipe.name} has no smaller student")
+        return chosen
 
     def new_teacher(self) -> nn.Module:
         """The teacher before training."""
@@ -213,17 +275,24 @@ class Run:
         body = create_backbone(teacher.backbone, len(self.recipe.labels), teacher.weights, dropout=teacher.dropout)
         return PixelModel(body, early_stages(body, teacher.frozen_stages))
 
-    def new_student(self) -> nn.Module:
-        """The student before training; the same weights whenever it is made."""
+    def new_student(self, row: str = "distilled") -> nn.Module:
+        """The student of a row before training; the same weights whenever it is made."""
         import torch  # noqa: PLC0415
 
         from trainer.models import PixelModel, SimpleResNet  # noqa: PLC0415
 
         torch.manual_seed(self.recipe.seed)
-        student = self.recipe.student
-        return PixelModel(SimpleResNet(len(self.recipe.labels), student.widths, student.blocks, student.dropout))
+        student, maps = self._student_settings(row), self._maps(row)
+        return PixelModel(
+            SimpleResNet(
+                len(self.recipe.labels), student.widths, student.blocks, student.dropout,
+                maps=0 if maps is None else len(maps.labels),
+            )
+        )  # fmt: skip
 
-    def _fit(self, task: Any, settings: TrainSettings, folder: Path, title: str) -> dict[str, Any]:
+    def _fit(
+        self, task: Any, settings: TrainSettings, folder: Path, title: str, *, maps: bool = False
+    ) -> dict[str, Any]:
         import torch  # noqa: PLC0415
 
         from trainer._torchvision import ensure_torchvision  # noqa: PLC0415
@@ -232,6 +301,7 @@ class Run:
         from lightning.fabric import Fabric  # noqa: PLC0415  it brings torchmetrics, and that torchvision
 
         from trainer.data.dataset import TrainSet, limit_threads  # noqa: PLC0415
+        from trainer.models import MAP_STRIDE  # noqa: PLC0415
         from trainer.train import fit, resolve_precision  # noqa: PLC0415
         from trainer.validate import Validation  # noqa: PLC0415
 
@@ -245,7 +315,8 @@ class Run:
         fabric = Fabric(accelerator=machine.accelerator, devices=machine.devices, precision=cast("Any", precision))
         fabric.launch()
         augment = recipe.augment.model_copy(update={"epoch_length": settings.epoch_images, "side": recipe.input.height})
-        data = TrainSet(self.pack, self.pack.records, augment, recipe.seed)
+        pack = self.pack.with_maps(self.soft_masks()) if maps else self.pack
+        data = TrainSet(pack, pack.records, augment, recipe.seed, stride=MAP_STRIDE)
         validation = Validation(self.inputs("val"), recipe.labels.index(recipe.finding))
         say(f"{title}: {settings.epochs} epochs of {settings.epoch_images} images, precision {precision}")
         began = time.monotonic()
@@ -256,33 +327,33 @@ class Run:
     # --- what ships ---
 
     def body(self, name: str) -> onnx.ModelProto:
-        """A trained network (`teacher`, `scratch` or `distilled`) as an ONNX graph without its normalisation."""
+        """A trained network (a row of `TITLES` that is not INT8) as an ONNX graph without its normalisation."""
         import onnx  # noqa: PLC0415
 
         from trainer.models import PixelModel  # noqa: PLC0415
         from trainer.onnx_export import export_body  # noqa: PLC0415
         from trainer.train import BEST, load_weights  # noqa: PLC0415
 
-        folder = {"teacher": self.teacher, "scratch": self.scratch, "distilled": self.distil}[name]()
+        folder = {"teacher": self.teacher, "scratch": self.scratch}.get(name, lambda: self.distil(name))()
         path = folder / "body.onnx"
         if not path.exists():
-            model = self.new_teacher() if name == "teacher" else self.new_student()
+            model = self.new_teacher() if name == "teacher" else self.new_student(name)
             load_weights(model, folder / BEST)
             if not isinstance(model, PixelModel):
                 raise TypeError(name)
             _write(path, export_body(model.body, self.recipe.input.height, self.recipe.input.width).SerializeToString())
         return onnx.load_model(path)
 
-    def quantise(self) -> Path:
-        """Quantise the distilled student; returns the folder with `int8.onnx`."""
+    def quantise(self, row: str = "distilled") -> Path:
+        """Quantise a distilled student; returns the folder with `int8.onnx`."""
         from trainer.inputs import prepare_inputs  # noqa: PLC0415
         from trainer.quantise import quantise  # noqa: PLC0415
 
         recipe = self.recipe
-        folder = self._folder("quantise", self.quantise_key)
+        folder = self._folder("quantise", self.quantise_key(row))
 
         def work() -> dict[str, Any]:
-            body = self.body("distilled")
+            body = self.body(row)
             chosen = _spread(self.split("train"), recipe.quantise.images, recipe.seed)
             inputs = prepare_inputs(chosen, self.root, recipe.input, folder / "calibration", recipe.labels)
             say(f"quantising, calibrated on {len(chosen)} training images")
@@ -292,19 +363,24 @@ class Run:
 
         return self._once("quantise", folder, work)
 
-    @functools.cached_property
-    def quantise_key(self) -> str:
-        """Hash of all that the INT8 model depends on."""
-        return digest("quantise", 1, self.distil_key, self.recipe.quantise)
+    def quantise_key(self, row: str = "distilled") -> str:
+        """Hash of all that an INT8 model depends on."""
+        return digest("quantise", 1, self.distil_key(row), self.recipe.quantise)
 
-    def models(self, names: Sequence[str] = ("teacher", "scratch", "distilled", "int8")) -> dict[str, bytes]:
-        """ONNX files by row name, each with the device's input."""
+    @property
+    def rows(self) -> list[str]:
+        """Rows of the evaluation."""
+        smaller = ["smaller"] if self.recipe.smaller is not None else []
+        return ["teacher", "scratch", *(row for row in self.students if row != "smaller"), "int8", *smaller]
+
+    def models(self, names: Sequence[str] | None = None) -> dict[str, bytes]:
+        """ONNX files by row name, each with the device's input; all rows where none are named."""
         from trainer.onnx_export import with_image_input  # noqa: PLC0415
 
         found = {}
-        for name in names:
-            if name == "int8":
-                found[name] = (self.quantise() / "int8.onnx").read_bytes()
+        for name in self.rows if names is None else names:
+            if name in _QUANTISED:
+                found[name] = (self.quantise(_QUANTISED[name]) / "int8.onnx").read_bytes()
             else:
                 found[name] = with_image_input(self.body(name)).SerializeToString()
         return found
@@ -351,7 +427,12 @@ class Run:
     @functools.cached_property
     def evaluate_key(self) -> str:
         """Hash of all that the evaluation depends on."""
-        return digest("evaluate", 1, self.quantise_key, self.scratch_key, self.recipe.decide, self.recipe.evaluate)
+        keys = [self.quantise_key(), self.scratch_key]
+        if self.recipe.maps is not None:
+            keys += [self.distil_key("no_map")] if self.recipe.maps.compare else []
+        if self.recipe.smaller is not None:
+            keys.append(self.quantise_key("smaller"))
+        return digest("evaluate", 2, *keys, self.recipe.decide, self.recipe.evaluate)
 
     def bundle(self) -> Path:
         """Write the bundle; returns its path. The FP32 model lies beside it, in a bundle of its own."""
@@ -412,9 +493,10 @@ class Run:
 
     def finished(self) -> list[str]:
         """Rows of an evaluation whose networks are ready."""
-        folders = {"teacher": ("teacher", self.teacher_key), "scratch": ("scratch", self.scratch_key),
-                   "distilled": ("distil", self.distil_key), "int8": ("quantise", self.quantise_key)}  # fmt: skip
-        return [name for name, place in folders.items() if (self._folder(*place) / DONE).exists()]
+        folders = {"teacher": ("teacher", self.teacher_key), "scratch": ("scratch", self.scratch_key)}
+        folders |= {row: ("distil", self.distil_key(row)) for row in self.students}
+        folders |= {row: ("quantise", self.quantise_key(of)) for row, of in _QUANTISED.items() if of in self.students}
+        return [row for row in self.rows if (self._folder(*folders[row]) / DONE).exists()]
 
     @property
     def report_folder(self) -> Path:

@@ -44,8 +44,8 @@ class TrainingData(Protocol):
     def __len__(self) -> int:
         """Samples of an epoch."""
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
-        """Pixels uint8 (3, H, W) RGB, label, and where it comes from."""
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int, Tensor]:
+        """Pixels uint8 (3, H, W) RGB, label, where it comes from, and maps float32 (labels, h, w), empty for none."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ def fit(
                 generator=torch.Generator(),
             )
             task.train()
-            for step, (pixels, labels, _) in enumerate(loader, start=start + 1):
-                terms = learner.learn(pixels, labels, epoch, step)
+            for step, (pixels, labels, _, maps) in enumerate(loader, start=start + 1):
+                terms = learner.learn(pixels, labels, maps, epoch, step)
                 if step % _LOG_EVERY_STEPS == 0 or step == steps:
                     log.write(epoch, step, rate=meter.rate, learning_rate=learner.learning_rate, **terms)
                 meter.advance(settings.batch, f"epoch {epoch + 1}/{settings.epochs} loss {terms['loss']:.4f}")
@@ -178,7 +178,7 @@ class _Learner:
         model: nn.Module = self._model if self._ema is None else self._ema.module
         return model.eval()
 
-    def learn(self, pixels: Tensor, labels: Tensor, epoch: int, step: int) -> dict[str, float]:
+    def learn(self, pixels: Tensor, labels: Tensor, maps: Tensor, epoch: int, step: int) -> dict[str, float]:
         """Take step number `step` (from 1) of an epoch; returns the loss and its terms.
 
         Raises:
@@ -190,7 +190,7 @@ class _Learner:
             group["lr"] = self.learning_rate
         batch = pixels.to(fabric.device).contiguous(memory_format=torch.channels_last)
         with fabric.autocast():
-            terms = self._task(batch, labels.to(fabric.device))
+            terms = self._task(batch, labels.to(fabric.device), maps.to(fabric.device))
         self._optimiser.zero_grad()
         fabric.backward(terms["loss"])
         norm = fabric.clip_gradients(

@@ -46,5 +46,6 @@ def predict(model: nn.Module, inputs: Inputs) -> torch.Tensor:
     with torch.inference_mode():
         for start in range(0, len(inputs.labels), _BATCH):
             batch = torch.from_numpy(np.array(inputs.images[start : start + _BATCH])).to(device)
-            answers.append(model(batch.permute(0, 3, 1, 2)).float().cpu())
+            answer = model(batch.permute(0, 3, 1, 2))
+            answers.append((answer[0] if isinstance(answer, tuple) else answer).float().cpu())
     return torch.cat(answers)

@@ -10,7 +10,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from trainer.distil import Distillation, Supervised  # noqa: E402  after the check for torch
-from trainer.losses import HardLabels, SoftTargets  # noqa: E402
+from trainer.losses import HardLabels, SoftMaps, SoftTargets  # noqa: E402
+from trainer.models import PixelModel, SimpleResNet  # noqa: E402
+
+NO_MAPS = torch.zeros(4, 0, 0, 0)
 
 
 def log_softmax(z: Any) -> Any:
@@ -51,7 +54,7 @@ def test_hard_labels_is_smoothed_cross_entropy(smoothing: Any) -> None:
 def test_a_task_names_its_terms_and_adds_them_up_by_weight() -> None:
     student, teacher = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
     task = Distillation(student, teacher, soft=SoftTargets(2), hard=HardLabels(), soft_weight=0.7, hard_weight=0.2)
-    terms = task(torch.randn(5, 3), torch.tensor([0, 1, 1, 0, 1]))
+    terms = task(torch.randn(5, 3), torch.tensor([0, 1, 1, 0, 1]), NO_MAPS)
     assert set(terms) == {"loss", "soft", "hard"}
     assert float(terms["loss"]) == pytest.approx(0.7 * float(terms["soft"]) + 0.2 * float(terms["hard"]), rel=1e-6)
 
@@ -67,5 +70,32 @@ def test_the_teacher_is_frozen_and_no_part_of_the_task() -> None:
 
 
 def test_supervised_has_its_loss_alone() -> None:
-    terms = Supervised(torch.nn.Linear(3, 2), HardLabels())(torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))
+    terms = Supervised(torch.nn.Linear(3, 2), HardLabels())(torch.randn(4, 3), torch.tensor([0, 1, 0, 1]), NO_MAPS)
     assert float(terms["loss"].detach()) == float(terms["hard"])
+
+
+@pytest.mark.parametrize("positive", [1.0, 3.0])
+def test_soft_maps_is_weighted_binary_cross_entropy(positive: Any) -> None:
+    rng = np.random.default_rng(4)
+    logits, targets = rng.normal(0, 3, (3, 2, 5, 4)), rng.random((3, 2, 5, 4))
+    chance = 1 / (1 + np.exp(-logits))
+    weight = 1 + (positive - 1) * targets
+    expected = -(weight * (targets * np.log(chance) + (1 - targets) * np.log(1 - chance))).mean()
+    found = SoftMaps(positive)(torch.tensor(logits), torch.tensor(targets, dtype=torch.float32))
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_distillation_with_a_map_adds_its_loss() -> None:
+    torch.manual_seed(0)
+    student = PixelModel(SimpleResNet(2, (16, 16, 16), (1, 1, 1), maps=2))
+    teacher = PixelModel(SimpleResNet(2, (16,), (1,)))
+    pixels, labels = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
+    maps = torch.rand(4, 2, 8, 8)
+    task = Distillation(student, teacher, soft=SoftTargets(2.0), hard=HardLabels(), soft_weight=0.5, hard_weight=0.25,
+                        dense=SoftMaps(), map_weight=3.0)  # fmt: skip
+    terms = task(pixels, labels, maps)
+    weighted = 0.5 * terms["soft"] + 0.25 * terms["hard"] + 3.0 * terms["map"]
+    assert float(terms["loss"].detach()) == pytest.approx(float(weighted), rel=1e-6)
+    terms["loss"].backward()
+    assert student.body.map_head[3].bias.grad.abs().sum() > 0
+    assert all(p.grad is None for p in teacher.parameters())

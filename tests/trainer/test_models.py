@@ -12,7 +12,14 @@ torch = pytest.importorskip("torch")
 
 from edge.errors import ConfigError, FoldsightError  # noqa: E402  after the check for torch
 from edge.runtime import OnnxRuntime  # noqa: E402
-from trainer.models import PixelModel, SimpleResNet, count_parameters, create_backbone, early_stages  # noqa: E402
+from trainer.models import (  # noqa: E402
+    MAP_STRIDE,
+    PixelModel,
+    SimpleResNet,
+    count_parameters,
+    create_backbone,
+    early_stages,
+)
 from trainer.onnx_export import export_body, with_image_input  # noqa: E402
 
 
@@ -31,6 +38,38 @@ def test_the_student_has_only_parts_with_quantised_kernels() -> None:
     kinds = {type(m).__name__ for m in SimpleResNet().modules() if not list(m.children())}
     assert kinds <= {"Conv2d", "BatchNorm2d", "ReLU", "Identity", "Dropout", "Linear"}
     assert all(c.out_channels % 16 == 0 for c in SimpleResNet().modules() if isinstance(c, torch.nn.Conv2d))
+
+
+def test_a_map_joins_the_scores_and_leaves_the_rest_as_it_was() -> None:
+    torch.manual_seed(3)
+    plain = SimpleResNet().eval()
+    torch.manual_seed(3)
+    mapped = SimpleResNet(maps=2).eval()
+    x = torch.rand(2, 3, 160, 160)
+    logits, maps = mapped(x)
+    assert torch.equal(logits, plain(x))
+    assert maps.shape == (2, 2, 160 // MAP_STRIDE, 160 // MAP_STRIDE)
+    assert count_parameters(mapped) <= 1.05 * count_parameters(plain)
+
+
+def test_a_map_looks_at_its_own_place() -> None:
+    torch.manual_seed(3)
+    model = SimpleResNet(maps=1).eval()
+    torch.nn.init.normal_(model.map_head[3].weight)  # type: ignore[index, union-attr]
+
+    def centre_of_sight(row: int, column: int) -> Any:
+        x = torch.rand(1, 3, 160, 160, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        model(x)[1][0, 0, row, column].backward()
+        weight = x.grad.abs().sum((0, 1)).numpy()  # type: ignore[union-attr]
+        return np.array([weight.sum(axis) @ np.arange(160) for axis in (1, 0)]) / weight.sum()
+
+    assert (centre_of_sight(15, 4) - centre_of_sight(4, 15) > (40, -160)).all()
+    assert (centre_of_sight(15, 4) - centre_of_sight(4, 15) < (160, -40)).all()
+
+
+def test_a_map_needs_stages_of_its_stride() -> None:
+    with pytest.raises(ValueError, match="at least 3 stages"):
+        SimpleResNet(widths=(16, 32), blocks=(1, 1), maps=2)
 
 
 def test_widths_that_kernels_do_not_like_are_refused() -> None:

@@ -73,6 +73,33 @@ def test_the_optimised_graph_is_whole_numbers_throughout(trained: Any, tmp_path:
     assert not {"Conv", "Cast", "QuantizeLinear", "DequantizeLinear", "Relu", "ReduceMean"} & set(kinds)
 
 
+def test_a_map_is_quantised_with_the_scores(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = SimpleResNet(widths=(16, 32, 32), blocks=(1, 1, 1), maps=2).eval()
+    torch.nn.init.normal_(model.map_head[3].weight, std=0.3)  # type: ignore[index, union-attr]
+    body = export_body(model, 64, 64)
+    images = shapes(64, 100)[0]
+    wide, narrow = with_image_input(body), quantise(body, images, QuantiseSettings(images=64))
+    answers = []
+    for graph in (wide, narrow):
+        session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+        assert [o.name for o in session.get_outputs()] == ["logits", "maps"]
+        assert session.get_outputs()[1].shape == [1, 8, 8, 2]
+        answers.append(np.stack([session.run(["maps"], {"image": image[None]})[0] for image in images[:8]]))
+    assert np.abs(answers[0] - answers[1]).max() < 0.06 * np.ptp(answers[0])
+    with torch.no_grad():
+        pixels = (torch.from_numpy(images[:1]).permute(0, 3, 1, 2).float() - 127) / 128
+        maps = model(pixels)[1][0].permute(1, 2, 0).numpy()
+    assert np.allclose(answers[0][0, 0], maps, atol=1e-4)
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    ort.InferenceSession(narrow.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    # Floats only after the last convolution of the map: rearranging its few cells.
+    assert {"Conv", "Cast", "QuantizeLinear", "Relu"}.isdisjoint(kinds)
+    assert kinds.count("DequantizeLinear") == 1
+
+
 def test_the_input_is_pixels_and_the_batch_is_one(trained: Any) -> None:
     for model in trained:
         (image,) = model.graph.input

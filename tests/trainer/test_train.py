@@ -53,7 +53,7 @@ class Discs:
         label = index % 2
         image = torch.randint(60, 120, (3, 32, 32), generator=generator, dtype=torch.uint8)
         image[:, 8:24, 8:24] += 100 * label
-        return image, label, index
+        return image, label, index, torch.zeros(0, 0, 0)
 
 
 def student() -> Any:
@@ -155,8 +155,8 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_no_number_ends_the_run_and_spares_the_checkpoint(tmp_path: Path) -> None:
     class Broken(Supervised):
-        def forward(self, pixels: Any, labels: Any) -> Any:
-            terms = super().forward(pixels, labels)
+        def forward(self, pixels: Any, labels: Any, maps: Any) -> Any:
+            terms = super().forward(pixels, labels, maps)
             return {"loss": terms["loss"] * float("nan")}
 
     with pytest.raises(FoldsightError, match="the loss became nan in epoch 1, step 1; lower the learning rate"):

@@ -30,11 +30,13 @@ class View:
         image: uint8 (H, W, 3) RGB.
         classes: uint8 (H, W) class map.
         focus: Where the folds are, in pixels of the view (may reach beyond it); None without folds.
+        maps: uint8 (H, W, labels), the pack's soft masks carried along; None stands for nowhere anything.
     """
 
     image: Image
     classes: Mask
     focus: Rect | None
+    maps: Image | None = None
 
 
 def view(
@@ -82,6 +84,9 @@ def view(
     seen = cv2.warpAffine(image, for_image, out, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     border = cv2.BORDER_REFLECT_101 if mirrored else cv2.BORDER_CONSTANT
     known = cv2.warpAffine(classes, matrix, out, flags=cv2.INTER_NEAREST, borderMode=border, borderValue=UNKNOWN)
+    maps = None
+    if packed.maps is not None:
+        maps = cv2.warpAffine(packed.maps, matrix, out, flags=cv2.INTER_LINEAR, borderMode=border)
     focus = None
     if packed.focus is not None:
         fx, fy, fw, fh = packed.focus
@@ -90,7 +95,7 @@ def view(
         turned = corners @ matrix[:, :2].T + matrix[:, 2]
         low, high = turned.min(axis=0), turned.max(axis=0)
         focus = (float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1]))
-    return View(np.asarray(seen), np.asarray(known), focus)
+    return View(np.asarray(seen), np.asarray(known), focus, maps)
 
 
 def soft_mask(shape: tuple[int, int], box: Rect, rng: Rng) -> Mask:
@@ -187,8 +192,19 @@ def blend(scene: View, patch: View, weight: Mask, rng: Rng) -> View:
     if shows.min() == 0:
         weight = weight * np.clip(cv2.blur(shows, (7, 7)) * 2 - 1, 0, 1)
     matched = match_look(patch.image, scene.image, weight, rng)
-    classes = np.where(weight > 0.5, patch.classes, scene.classes)  # noqa: PLR2004
-    return View(composite(scene.image, matched, weight), classes, patch.focus or scene.focus)
+    shown = weight > 0.5  # noqa: PLR2004
+    classes = np.where(shown, patch.classes, scene.classes)
+    return View(
+        composite(scene.image, matched, weight), classes, patch.focus or scene.focus, _blend_maps(scene, patch, shown)
+    )
+
+
+def _blend_maps(scene: View, patch: View, shown: Mask) -> Image | None:
+    """The patch's soft masks where it shows, the scene's elsewhere; what has none has nothing there."""
+    if scene.maps is None and patch.maps is None:
+        return None
+    below, above = (np.uint8(0) if v.maps is None else v.maps for v in (scene, patch))
+    return np.where(shown[..., None], above, below)
 
 
 def fold_weight(packed_view: View, grow: float) -> Mask:
@@ -250,9 +266,10 @@ def fill_in(base: View, weight: Mask, rng: Rng) -> View:
     hole[base.classes == TUBE] = 1  # its dark end would be drawn out into the shape of a glottis
     filled = cv2.inpaint(base.image, hole, 3, cv2.INPAINT_TELEA)
     grain = smooth_noise(weight.shape, 40, rng) * np.float32(rng.uniform(2, 7)) * weight
-    return View(
-        np.asarray(cv2.add(filled, cv2.merge((grain, grain, grain)), dtype=cv2.CV_8U)), unknown_like(base.image), None
-    )
+    image = np.asarray(cv2.add(filled, cv2.merge((grain, grain, grain)), dtype=cv2.CV_8U))
+    nothing = unknown_like(base.image)
+    maps = _blend_maps(base, View(image, nothing, None), weight > 0.5)  # noqa: PLR2004
+    return View(image, nothing, None, maps)
 
 
 def _inflate(box: Rect, factor: float) -> Rect:

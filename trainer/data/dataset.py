@@ -24,7 +24,7 @@ from trainer.data.blend import (
     view,
 )
 from trainer.data.pack import SIDE, Packed
-from trainer.data.types import FOLD, FOLDS, GLOTTIS, LABELS, NO_FOLDS, TOOL, TUBE, VOID, DataError, Image
+from trainer.data.types import FOLD, FOLDS, GLOTTIS, LABELS, NO_FOLDS, TOOL, TUBE, VOID, DataError, Image, Mask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,16 +40,23 @@ _SMALLEST = 20  # pixels of the output that a blended larynx's folds have in len
 _ASPECTS = (1.0, 1.0, 1.0, 1.1, 1.17, 1.25, 4 / 3, 4 / 3, 16 / 9, 0.85, 0.7, 0.55)
 """Width over height of the picture inside the model's square input, as frames and their apertures have it."""
 PLAIN, BLEND, COVER = range(3)
+_BLACK = 8  # brightest channel of a pixel that shows nothing
 
 
-class TrainSet(Dataset[tuple[torch.Tensor, int, int]]):
-    """Augmented samples from a pack.
+class TrainSet(Dataset[tuple[torch.Tensor, int, int, torch.Tensor]]):
+    """Augmented samples from a pack, with soft masks where the pack has them.
 
     A sample is a function of (seed, epoch, i) alone: neither the number of workers nor the order of access changes it.
     """
 
     def __init__(
-        self, pack: Pack, records: Sequence[Record], settings: AugmentSettings | None = None, seed: int = 0
+        self,
+        pack: Pack,
+        records: Sequence[Record],
+        settings: AugmentSettings | None = None,
+        seed: int = 0,
+        *,
+        stride: int = 8,
     ) -> None:
         """Prepare the pools that samples are drawn from.
 
@@ -58,13 +65,14 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int]]):
             records: Those of the training split.
             settings: How samples are made.
             seed: Of everything drawn.
+            stride: Pixels of a sample's side that one cell of its map stands for.
 
         Raises:
             DataError: A record is not in the pack, or a label has no record.
         """
         self._pack = pack
         self._settings = settings or AugmentSettings()
-        self._seed = seed
+        self._seed, self._stride = seed, stride
         # Shared, so that workers that live for several epochs see the epoch change.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._planned: tuple[int, np.ndarray[Any, Any]] = (-1, np.empty(0))
@@ -93,17 +101,19 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int]]):
         """Draw other samples from now on; call it before each epoch."""
         self._epoch[0] = epoch
 
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, int, int]:
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int, int, torch.Tensor]:
         """Make sample `i` of the epoch.
 
         Returns:
-            uint8 (3, side, side) RGB; the label, 0 or 1; and the place in `pack.records` of the record it is made from.
+            uint8 (3, side, side) RGB; the label, 0 or 1; the place in `pack.records` of the record it is made from; and
+            float32 (labels, side / stride, side / stride), the chance that each cell shows each of the map's labels,
+            without any label where the pack has no maps.
         """
         epoch = int(self._epoch[0])
         label, kind, base = (int(v) for v in self._plan(epoch)[i])
         rng = np.random.default_rng([self._seed, epoch, i])
-        image = self._make(label, kind, base, rng)
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), label, base
+        image, maps = self._make(label, kind, base, rng)
+        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), label, base, torch.from_numpy(maps)
 
     def label_of(self, i: int) -> int:
         """The label of sample `i` of the epoch, without making it."""
@@ -193,7 +203,7 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int]]):
 
     # --- samples ---
 
-    def _make(self, label: int, kind: int, base: int, rng: Rng) -> Image:
+    def _make(self, label: int, kind: int, base: int, rng: Rng) -> tuple[Image, Mask]:
         size = self._frame_size(rng)
         packed = self._pack[base]
         if kind == BLEND:
@@ -206,8 +216,18 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int]]):
         side = self._settings.side
         out = np.zeros((side, side, 3), np.uint8)
         top, left = (side - size[0]) // 2, (side - size[1]) // 2
-        out[top : top + size[0], left : left + size[1]] = image
-        return out
+        inside = slice(top, top + size[0]), slice(left, left + size[1])
+        out[inside] = image
+        if self._pack.maps is None:
+            return out, np.zeros((0, 0, 0), np.float32)
+        maps = np.zeros((side, side, self._pack.maps.shape[3]), np.uint8)
+        if label == FOLDS and seen.maps is not None:
+            # What the field stop or an overlay blackened is not to be seen any more.
+            gone = (image.max(axis=2) < _BLACK) & (seen.image.max(axis=2) > 4 * _BLACK)
+            maps[inside] = np.where(gone[..., None], np.uint8(0), seen.maps)
+        cells = side // self._stride
+        small = cv2.resize(maps, (cells, cells), interpolation=cv2.INTER_AREA).reshape(cells, cells, -1)
+        return out, np.ascontiguousarray(small.transpose(2, 0, 1), np.float32) / np.float32(255)
 
     def _frame_size(self, rng: Rng) -> tuple[int, int]:
         aspect = _ASPECTS[int(rng.integers(len(_ASPECTS)))]
@@ -284,7 +304,7 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int]]):
             rows, columns = larynx.image.shape[:2]
             shrunk = (round(rows * 160 / SIDE), round(columns * 160 / SIDE))
             seen = self._cover(larynx, NO_FOLDS, shrunk, rng)
-            donor = Packed(seen.image, seen.classes, larynx.focus, sure=True)
+            donor = Packed(seen.image, seen.classes, larynx.focus, sure=True)  # without maps: nothing is left to find
         height, width = donor.image.shape[:2]
         focus = donor.focus
         if focus is None:
@@ -327,7 +347,7 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int]]):
                 tissue = View(other.image, unknown_like(other.image), None)
                 break
         covered = fill_in(base, weight, rng) if tissue is None else blend(base, tissue, weight, rng)
-        return View(covered.image, covered.classes, base.focus if label == FOLDS else None)
+        return View(covered.image, covered.classes, base.focus if label == FOLDS else None, covered.maps)
 
 
 def _kept(box: Rect, rect: Rect) -> float:

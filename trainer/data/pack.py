@@ -21,7 +21,7 @@ from edge import optics
 from edge.geometry import Box
 from trainer.data import vibration
 from trainer.data.manifest import VIBRATION, Record, data_hash, read_picture
-from trainer.data.types import FOLD, GLOTTIS, LABELS, UNKNOWN, VOID, Image, Mask
+from trainer.data.types import FOLD, GLOTTIS, LABELS, UNKNOWN, VOID, DataError, Image, Mask
 
 SIDE = 256
 _CHUNK = 64
@@ -39,12 +39,15 @@ class Packed:
         classes: uint8 (h, w) class map: VOID outside the optics' field, UNKNOWN where no mask says more.
         focus: Where the folds are, (x, y, width, height) as shares of the picture; None where there are none.
         sure: Whether `focus` comes from a mask, not from a guess.
+        maps: uint8 (h, w, labels), 255 times the chance that a pixel shows each of the map's labels; None in a pack
+            without maps.
     """
 
     image: Image
     classes: Mask
     focus: tuple[float, float, float, float] | None
     sure: bool
+    maps: Image | None = None
 
 
 class Pack:
@@ -55,10 +58,11 @@ class Pack:
         masks: uint8 (N, 256, 256), 255 where nothing is known.
         rects: int32 (N, 4): x, y, width, height of the picture inside its letterbox.
         records: The N records, in order.
+        maps: uint8 (N, 256, 256, labels) soft masks, memory-mapped, letterboxed as the images; None without.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, maps: Path | None = None) -> None:
+        self._folder, self._maps_path = folder, maps
         self.images: Image = np.load(folder / "images.npy", mmap_mode="r")
         self.masks: Mask = np.load(folder / "masks.npy", mmap_mode="r")
         self.rects: Image = np.load(folder / "rects.npy")
@@ -66,6 +70,13 @@ class Pack:
         rows = json.loads((folder / "records.json").read_text(encoding="utf-8"))
         self.records = [Record(**row) for row in rows]
         self.index = {record: i for i, record in enumerate(self.records)}
+        self.maps: Image | None = None if maps is None else np.load(maps, mmap_mode="r")
+        if self.maps is not None and len(self.maps) != len(self.records):
+            raise DataError(f"{maps} holds maps of {len(self.maps)} pictures, not of {len(self.records)}; remove it.")
+
+    def with_maps(self, path: Path) -> Pack:
+        """The same pictures with the soft masks of an array file."""
+        return Pack(self._folder, path)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -74,16 +85,18 @@ class Pack:
         x, y, width, height = (int(v) for v in self.rects[index])
         *box, sure = (float(v) for v in self.focus[index])
         focus = (box[0], box[1], box[2], box[3]) if box[2] > 0 else None
+        rows, columns = slice(y, y + height), slice(x, x + width)
         return Packed(
-            np.asarray(self.images[index, y : y + height, x : x + width]),
-            np.asarray(self.masks[index, y : y + height, x : x + width]),
+            np.asarray(self.images[index, rows, columns]),
+            np.asarray(self.masks[index, rows, columns]),
             focus,
             sure > 0,
+            None if self.maps is None else np.asarray(self.maps[index, rows, columns]),
         )
 
-    def __reduce__(self) -> tuple[type[Pack], tuple[Path]]:
+    def __reduce__(self) -> tuple[type[Pack], tuple[Path, Path | None]]:
         """Workers map the files again instead of copying them."""
-        return Pack, (self._folder,)
+        return Pack, (self._folder, self._maps_path)
 
     @classmethod
     def open_or_build(

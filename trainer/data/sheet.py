@@ -39,8 +39,20 @@ def write_sheet(path: Path, images: Sequence[Image], captions: Sequence[str], co
         raise DataError(f"{path}: the sheet cannot be written; choose another folder or a name that ends in .png.")
 
 
+def draw_maps(image: Image, maps: Image) -> Image:
+    """Tint an RGB image uint8 (H, W, 3) by maps float32 (labels, h, w): the first label bluish, the second orange."""
+    out = image.astype(np.float32)
+    for cells, colour in zip(maps, _TINTS, strict=False):
+        share = 0.5 * cv2.resize(cells, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_NEAREST)[..., None]
+        out = out * (1 - share) + np.array(colour, np.float32) * share
+    return out.astype(np.uint8)
+
+
+_TINTS = ((86, 180, 233), (230, 159, 0))  # Okabe & Ito 2008: told apart by the colour-blind too
+
+
 def write_train_sheets(folder: Path, train_set: TrainSet, count: int = 64) -> list[Path]:
-    """Write one sheet of the epoch's first `count` samples per label; returns the files."""
+    """Write one sheet of the epoch's first `count` samples per label, maps drawn over them; returns the files."""
     written = []
     for label, name in enumerate(LABELS):
         images: list[Image] = []
@@ -49,7 +61,8 @@ def write_train_sheets(folder: Path, train_set: TrainSet, count: int = 64) -> li
             if len(images) == count:
                 break
             if train_set.label_of(i) == label:
-                images.append(train_set[i][0].numpy().transpose(1, 2, 0))
+                pixels, _, _, maps = train_set[i]
+                images.append(draw_maps(pixels.numpy().transpose(1, 2, 0), maps.numpy()))
                 captions.append(("+ " if label == FOLDS else "- ") + train_set.describe(i))
         path = folder / f"train-{name}.png"
         write_sheet(path, images, captions)

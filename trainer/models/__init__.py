@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from trainer.models.backbones import create_backbone, early_stages
-from trainer.models.simple_resnet import SimpleResNet
+from trainer.models.simple_resnet import MAP_STRIDE, SimpleResNet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-__all__ = ["MEAN", "SCALE", "PixelModel", "SimpleResNet", "count_parameters", "create_backbone", "early_stages"]
+__all__ = [
+    "MAP_STRIDE",
+    "MEAN",
+    "SCALE",
+    "PixelModel",
+    "SimpleResNet",
+    "count_parameters",
+    "create_backbone",
+    "early_stages",
+]
 
 MEAN, SCALE = 127, 128
 """Normalisation is (x - MEAN) / SCALE: exact in floating point, and the INT8 graph's own input scale and zero point."""
@@ -23,10 +32,10 @@ MEAN, SCALE = 127, 128
 class PixelModel(nn.Module):
     """Takes pixels as they are.
 
-    Shapes: uint8 (N, 3, H, W) RGB -> logits (N, classes).
+    Shapes: uint8 (N, 3, H, W) RGB -> what the body answers: logits (N, classes), maybe with maps.
 
     Args:
-        body: normalised RGB float (N, 3, H, W) -> logits (N, classes).
+        body: takes normalised RGB float (N, 3, H, W).
         frozen: names of modules of the body that keep their weights and batch statistics.
     """
 
@@ -44,9 +53,9 @@ class PixelModel(nn.Module):
             self.body.get_submodule(name).eval()
         return self
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor) -> Any:
         """Normalise, then run the network."""
-        return self.body((pixels.float() - MEAN) / SCALE)  # type: ignore[no-any-return]
+        return self.body((pixels.float() - MEAN) / SCALE)
 
 
 def count_parameters(module: nn.Module) -> int:

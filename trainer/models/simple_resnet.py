@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 from torch.nn import functional
 
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
+
+
+MAP_STRIDE = 8
+"""Input pixels per cell of a map."""
+_MAP_STAGE = 2  # its stride is 16
+_RARE = -2.0  # the map's first answer everywhere: most cells show nothing
 
 
 def _conv_bn(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
@@ -43,6 +50,22 @@ class BasicBlock(nn.Module):
         return self.relu(out + self.shortcut(x))  # type: ignore[no-any-return]
 
 
+class MapHead(nn.Sequential):
+    """Where things are: map logits of twice the resolution of the features that it reads.
+
+    Each feature cell answers for the 2x2 cells that it covers (sub-pixel convolution, Shi et al. 2016, arXiv
+    1609.05158): so the map has half the features' stride for the price of a map at their own.
+
+    Shapes: (N, inputs, h, w) -> (N, labels, 2h, 2w).
+    """
+
+    def __init__(self, inputs: int, labels: int, width: int = 32) -> None:
+        last = nn.Conv2d(width, 4 * labels, 1)
+        nn.init.zeros_(last.weight)
+        last.bias = nn.Parameter(torch.full((4 * labels,), _RARE))
+        super().__init__(*_conv_bn(inputs, width, 3, 1), nn.ReLU(), last, nn.PixelShuffle(2))
+
+
 class SimpleResNet(nn.Module):
     """Stem, one stage of residual blocks per width, mean over the map, linear classifier.
 
@@ -54,6 +77,7 @@ class SimpleResNet(nn.Module):
         widths: channels of each stage; multiples of 16. The first is the stem's as well.
         blocks: residual blocks of each stage.
         dropout: share of pooled features dropped in training.
+        maps: labels of a map of stride `MAP_STRIDE`, read from the stage of twice that stride; 0 for no map.
     """
 
     def __init__(
@@ -62,8 +86,12 @@ class SimpleResNet(nn.Module):
         widths: Sequence[int] = (16, 32, 64, 128),
         blocks: Sequence[int] = (2, 2, 2, 2),
         dropout: float = 0.0,
+        maps: int = 0,
     ) -> None:
         super().__init__()
+        if maps and len(widths) <= _MAP_STAGE:
+            msg = f"widths {list(widths)}: a map needs at least {_MAP_STAGE + 1} stages"
+            raise ValueError(msg)
         if len(widths) != len(blocks) or any(w % 16 for w in widths):
             msg = f"widths {list(widths)} must be multiples of 16, one per entry of blocks {list(blocks)}"
             raise ValueError(msg)
@@ -80,10 +108,18 @@ class SimpleResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        # Made last, so that the rest begins with the same weights with a map and without.
+        self.map_head = MapHead(widths[_MAP_STAGE], maps) if maps else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalised RGB float (N, 3, H, W) -> logits (N, classes)."""
-        maps = self.stages(self.stem(x))
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Normalised RGB float (N, 3, H, W) -> logits (N, classes); with them map logits (N, maps, H / 8, W / 8)."""
+        x = self.stem(x)
+        seen = x
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index == _MAP_STAGE:
+                seen = x
         # A pooling node, since a mean would be an island of floats in the quantised graph.
-        features = functional.avg_pool2d(maps, maps.shape[-2:]).flatten(1)
-        return self.classifier(self.dropout(features))  # type: ignore[no-any-return]
+        features = functional.avg_pool2d(x, x.shape[-2:]).flatten(1)
+        logits: Tensor = self.classifier(self.dropout(features))
+        return logits if self.map_head is None else (logits, self.map_head(seen))

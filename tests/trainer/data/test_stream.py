@@ -182,11 +182,11 @@ def test_the_stream_is_a_function_of_seed_epoch_and_index(
 ) -> None:
     other = TrainSet(pack, [record for record in records if record.split == "train"], SETTINGS, seed=7)
     for i in (5, 0, 33):
-        image, label, index = train_set[i]
+        image, label, index, _ = train_set[i]
         assert image.shape == (3, 160, 160)
         assert image.dtype == torch.uint8
         assert torch.equal(image, other[i][0])
-        assert (label, index) == other[i][1:]
+        assert (label, index) == other[i][1:3]
     other.set_epoch(1)
     assert not torch.equal(train_set[5][0], other[5][0])
 
