@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -54,11 +54,42 @@ class InputSpec(_Part):
 
 
 class MapSpec(_Part):
-    """An output of region maps: one channel per label, one cell per `stride` input pixels."""
+    """An output of maps and how they become regions.
 
-    output: str
+    A map has one cell per `stride` x `stride` input pixels and one channel per label. Every label is a part of the
+    finding (the folds, the glottis between them); they need not exclude each other.
+
+    Attributes:
+        output: name of the graph's output: logits float32 (1, height / stride, width / stride, labels).
+        labels: of its channels, in their order.
+        stride: divides the input's height and width.
+        temperature: divides the logits before the sigmoid (`edge.regions.map_probabilities`).
+        thresholds: per label, the probability from which on a cell shows it.
+        smallest_area: a region of less is none; as a share of what the model sees of the frame, padding left out.
+        smoothing_s: time constant of the regions' exponential smoothing, seconds. By as much they lag behind what
+            moves steadily, so it is short.
+        support_floor: a frame whose score says the finding, but in whose maps no cell of any label is as probable as
+            this, is `uncertain`, reason `unsupported`; None asks for no support.
+    """
+
+    output: str = "maps"
     labels: list[str] = Field(min_length=1)
-    stride: int = Field(ge=1)
+    stride: int = Field(default=8, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    thresholds: dict[str, Annotated[float, Field(gt=0, lt=1)]]
+    smallest_area: Share = 0.004
+    smoothing_s: float = Field(default=0.12, gt=0, le=1)
+    support_floor: Share | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> MapSpec:
+        if len(set(self.labels)) != len(self.labels):
+            msg = f"the labels {self.labels} name one twice"
+            raise ValueError(msg)
+        if set(self.thresholds) != set(self.labels):
+            msg = f"thresholds are given for {sorted(self.thresholds)}, but the labels are {self.labels}"
+            raise ValueError(msg)
+        return self
 
 
 class OutputSpec(_Part):
@@ -108,6 +139,7 @@ class Artefact(_Part):
         role: `smaller` is a second, cheaper model of the same labels and input, for when the latency budget cannot be
             kept otherwise. The manifest's decision holds for its logits too: the trainer scales them inside its graph.
         tolerance: largest difference of a calibrated score from the golden output that is still the same answer.
+        map_tolerance: the same of a map's probability in any cell; only where the bundle has maps, and then needed.
     """
 
     name: str
@@ -117,6 +149,7 @@ class Artefact(_Part):
     file: str
     minimum_runtime: str
     tolerance: Share
+    map_tolerance: Share | None = None
 
 
 class Metric(_Part):
@@ -167,7 +200,31 @@ class Manifest(_Part):
         if all(a.role != "primary" for a in self.artefacts):
             msg = "no artefact is of the role primary"
             raise ValueError(msg)
+        self._check_maps()
         return self
+
+    def _check_maps(self) -> None:
+        maps = self.outputs.maps
+        if maps is None:
+            return
+        if self.input.height % maps.stride or self.input.width % maps.stride:
+            msg = f"the maps' stride {maps.stride} does not divide the input, {self.input.height} x {self.input.width}"
+            raise ValueError(msg)
+        if maps.output == self.outputs.scores:
+            msg = f"scores and maps are both said to be the output {maps.output!r}"
+            raise ValueError(msg)
+        untold = [a.name for a in self.artefacts if a.map_tolerance is None]
+        if untold:
+            msg = f"there are maps, but no map_tolerance for {', '.join(untold)}"
+            raise ValueError(msg)
+
+    @property
+    def map_shape(self) -> tuple[int, int, int] | None:
+        """Rows, columns and labels of the maps; None where there are none."""
+        maps = self.outputs.maps
+        if maps is None:
+            return None
+        return (self.input.height // maps.stride, self.input.width // maps.stride, len(maps.labels))
 
 
 @dataclass(frozen=True)
@@ -236,38 +293,53 @@ class Bundle:
         return sorted(found, key=lambda a: order[a.precision])
 
     def check_golden(self, artefact: Artefact) -> float:
-        """Run an artefact on the golden inputs.
+        """Run an artefact on the golden inputs, and compare its scores and, where it has them, its maps.
 
         Returns:
             The largest difference of a calibrated score from the recorded one.
 
         Raises:
-            BundleError: the difference is above the artefact's tolerance.
+            BundleError: a difference is above the artefact's tolerance.
         """
         from edge.decision import calibrate  # noqa: PLC0415  decision takes its settings from here
+        from edge.regions import map_probabilities  # noqa: PLC0415  as above
         from edge.runtime import open_runtime  # noqa: PLC0415  a manifest can be read without a runtime
 
         inputs, expected = self.golden(artefact)
+        expected_maps = self.golden_maps(artefact)
         runtime = open_runtime(self, artefact)
-        temperature = self.manifest.decision.temperature
-        scores = np.stack([calibrate(runtime.infer(image[None]), temperature, exclusive=self.manifest.exclusive)
-                           for image in inputs])  # fmt: skip
-        difference = float(np.abs(scores - expected).max())
-        if not difference <= artefact.tolerance:
+        decision, spec = self.manifest.decision, self.manifest.outputs.maps
+        scores, maps = [], []
+        for image in inputs:
+            logits = runtime.infer(image[None])
+            scores.append(calibrate(logits, decision.temperature, exclusive=self.manifest.exclusive))
+            if spec is not None and runtime.maps is not None:
+                maps.append(map_probabilities(runtime.maps, spec.temperature))
+        difference = self._same(artefact, "scores", np.stack(scores), expected, artefact.tolerance)
+        if expected_maps is not None:
+            self._same(artefact, "maps", np.stack(maps), expected_maps, artefact.map_tolerance or 0.0)
+        return difference
+
+    def _same(
+        self,
+        artefact: Artefact,
+        what: str,
+        found: NDArray[np.float32],
+        expected: NDArray[np.float32],
+        tolerance: float,
+    ) -> float:
+        difference = float(np.abs(found - expected).max())
+        if not difference <= tolerance:
             raise BundleError(
-                f"{self.path}: {artefact.file} gives other scores on this machine than where it was made "
-                f"(difference {difference:.4f}, at most {artefact.tolerance} allowed); it is not used"
+                f"{self.path}: {artefact.file} gives other {what} on this machine than where it was made "
+                f"(difference {difference:.4f}, at most {tolerance} allowed); it is not used"
             )
         return difference
 
     def golden(self, artefact: Artefact) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Golden inputs uint8 (n, height, width, 3) RGB and an artefact's calibrated scores float32 (n, labels)."""
         spec, labels = self.manifest.input, self.manifest.labels
-        try:
-            with np.load(io.BytesIO(self.files[GOLDEN]), allow_pickle=False) as arrays:
-                inputs, expected = arrays["inputs"], arrays[f"scores_{artefact.name}"]
-        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-            raise BundleError(f"{self.path}: {GOLDEN} holds no golden outputs for {artefact.name}") from error
+        inputs, expected = self._golden_arrays(artefact, "inputs", f"scores_{artefact.name}")
         if (
             inputs.dtype != np.uint8
             or inputs.shape[1:] != (spec.height, spec.width, 3)
@@ -276,6 +348,28 @@ class Bundle:
         ):
             raise BundleError(f"{self.path}: {GOLDEN} has arrays of the wrong shape for {artefact.name}")
         return inputs, expected
+
+    def golden_maps(self, artefact: Artefact) -> NDArray[np.float32] | None:
+        """An artefact's probabilities of the golden inputs, float32 (n, rows, columns, labels); None without maps."""
+        shape = self.manifest.map_shape
+        if shape is None:
+            return None
+        inputs, maps = self._golden_arrays(artefact, "inputs", f"maps_{artefact.name}")
+        if maps.shape != (len(inputs), *shape):
+            raise BundleError(
+                f"{self.path}: {GOLDEN} has maps of the shape {maps.shape} for {artefact.name}, "
+                f"but the manifest says {(len(inputs), *shape)}; build it again"
+            )
+        return np.asarray(maps, np.float32)
+
+    def _golden_arrays(self, artefact: Artefact, *names: str) -> list[NDArray[Any]]:
+        try:
+            with np.load(io.BytesIO(self.files[GOLDEN]), allow_pickle=False) as arrays:
+                return [arrays[name] for name in names]
+        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+            raise BundleError(
+                f"{self.path}: {GOLDEN} holds no golden {names[-1].partition('_')[0]} for {artefact.name}"
+            ) from error
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:

@@ -13,8 +13,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.broker import Broker
-from edge.bundle import Artefact, DecisionSpec, InputSpec, Manifest, OutputSpec, write_bundle
+from edge.bundle import Artefact, DecisionSpec, InputSpec, Manifest, MapSpec, OutputSpec, write_bundle
 from edge.decision import calibrate
+from edge.regions import map_probabilities
 from edge.runtime import OnnxRuntime
 
 if TYPE_CHECKING:
@@ -23,20 +24,47 @@ if TYPE_CHECKING:
 SIDE = 64
 
 
-def redness_model() -> bytes:
-    """logits = (-r, r) with r = how much redder than green and blue the mean colour is, in units of 25 levels."""
+MAPS = MapSpec(
+    labels=["folds", "glottis"],
+    stride=8,
+    thresholds={"folds": 0.5, "glottis": 0.5},
+    smallest_area=0.01,
+    smoothing_s=0.1,
+)
+"""The maps of `redness_model(maps=True)`."""
+
+
+def redness_model(*, maps: bool = False) -> bytes:
+    """logits = (-r, r) with r = how much redder than green and blue the mean colour is, in units of 25 levels.
+
+    With maps: a cell's folds are 2 r - 2, its glottis is how much darker than level 60 it is, in units of 10 levels.
+    """
     weights = np.array([[-2.0, 2.0], [1.0, -1.0], [1.0, -1.0]], np.float32) / 50
     nodes = [
         helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["pixels", "axes"], ["mean"], keepdims=0),
         helper.make_node("MatMul", ["mean", "weights"], ["logits"]),
     ]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 2])]
+    constants = [numpy_helper.from_array(np.array([1, 2]), "axes"), numpy_helper.from_array(weights, "weights")]
+    if maps:
+        nodes += [
+            helper.make_node("Transpose", ["pixels"], ["planes"], perm=[0, 3, 1, 2]),
+            helper.make_node("AveragePool", ["planes"], ["pooled"], kernel_shape=[8, 8], strides=[8, 8]),
+            helper.make_node("Transpose", ["pooled"], ["cells"], perm=[0, 2, 3, 1]),
+            helper.make_node("MatMul", ["cells", "cell_weights"], ["unshifted"]),
+            helper.make_node("Add", ["unshifted", "shift"], ["maps"]),
+        ]
+        cell_weights = np.array([[2 / 25, -1 / 30], [-1 / 25, -1 / 30], [-1 / 25, -1 / 30]], np.float32)
+        constants.append(numpy_helper.from_array(cell_weights, "cell_weights"))
+        constants.append(numpy_helper.from_array(np.array([-2, 6], np.float32), "shift"))
+        outputs.append(helper.make_tensor_value_info("maps", TensorProto.FLOAT, [1, SIDE // 8, SIDE // 8, 2]))
     graph = helper.make_graph(
         nodes,
         "redness",
         [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, SIDE, SIDE, 3])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 2])],
-        [numpy_helper.from_array(np.array([1, 2]), "axes"), numpy_helper.from_array(weights, "weights")],
+        outputs,
+        constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.checker.check_model(model)
@@ -73,15 +101,25 @@ def tiny_manifest(**changes: object) -> Manifest:
     return Manifest.model_construct(schema_version=1, **{**values, **changes})
 
 
-def tiny_files() -> dict[str, bytes]:
+def map_manifest(spec: MapSpec = MAPS, **changes: object) -> Manifest:
+    """A manifest for the redness model with maps."""
+    artefacts = [a.model_copy(update={"map_tolerance": 0.001}) for a in tiny_manifest().artefacts]
+    return tiny_manifest(**{"outputs": OutputSpec(maps=spec), "artefacts": artefacts, **changes})
+
+
+def tiny_files(*, maps: bool = False) -> dict[str, bytes]:
     """The files of the redness bundle but its manifest."""
-    model = redness_model()
-    runtime = OnnxRuntime(model)
+    model = redness_model(maps=maps)
+    runtime = OnnxRuntime(model, maps="maps" if maps else None)
     inputs = np.random.default_rng(0).integers(0, 255, (3, SIDE, SIDE, 3), np.uint8)
     inputs[1, ..., 0] //= 2
-    scores = np.stack([calibrate(runtime.infer(image[None]), 1.0, exclusive=True) for image in inputs])
+    scores, seen = [], []
+    for image in inputs:
+        scores.append(calibrate(runtime.infer(image[None]), 1.0, exclusive=True))
+        if runtime.maps is not None:
+            seen.append(map_probabilities(runtime.maps, MAPS.temperature))
     golden = io.BytesIO()
-    np.savez(golden, inputs=inputs, scores_fp32=scores)
+    np.savez(golden, inputs=inputs, scores_fp32=np.stack(scores), **({"maps_fp32": np.stack(seen)} if seen else {}))
     return {"fp32.onnx": model, "golden.npz": golden.getvalue(), "MODEL_CARD.md": b"# Redness\n"}
 
 
@@ -90,6 +128,14 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that calls red images folds."""
     path = tmp_path_factory.mktemp("bundle") / "redness.zip"
     write_bundle(path, tiny_manifest(), tiny_files())
+    return path
+
+
+@pytest.fixture(scope="session")
+def map_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with maps: red cells are folds, dark ones glottis."""
+    path = tmp_path_factory.mktemp("bundle") / "redness-maps.zip"
+    write_bundle(path, map_manifest(), tiny_files(maps=True))
     return path
 
 

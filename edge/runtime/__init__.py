@@ -1,4 +1,4 @@
-"""Model input in, scores out. One file per runtime; `open_runtime` picks."""
+"""Model input in, scores and maps out. One file per runtime; `open_runtime` picks."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ class Runtime(Protocol):
     """What runs a model."""
 
     description: str
+    maps: NDArray[np.float32] | None
+    """The last inference's map logits float32 (rows, columns, labels), valid until the next; None without maps."""
 
     def infer(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits float32 (labels,) of one image uint8 (1, height, width, 3) RGB; valid until the next call."""
@@ -31,12 +33,14 @@ def open_runtime(bundle: Bundle, artefact: Artefact, *, threads: int = 1) -> Run
     Raises:
         BundleError: the runtime cannot load it, or it has another input or output than the manifest says.
     """
-    spec = bundle.manifest.input
+    spec, maps = bundle.manifest.input, bundle.manifest.outputs.maps
     return OnnxRuntime(
         bundle.files[artefact.file],
         where=f"{bundle.path}: {artefact.file}",
         shape=(1, spec.height, spec.width, 3),
         scores=bundle.manifest.outputs.scores,
         labels=len(bundle.manifest.labels),
+        maps=None if maps is None else maps.output,
+        map_shape=bundle.manifest.map_shape,
         threads=threads,
     )

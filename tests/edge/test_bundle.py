@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from conftest import tiny_files, tiny_manifest
+from conftest import MAPS, map_manifest, tiny_files, tiny_manifest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edge.bundle import Bundle, write_bundle
+from edge.bundle import Bundle, MapSpec, write_bundle
 from edge.config import COMMITTED_BUNDLE
 from edge.errors import BundleError
+from edge.runtime import open_runtime
 
 
 def rewrite(source: Path, target: Path, change: dict[str, bytes | None]) -> Path:
@@ -24,6 +27,15 @@ def rewrite(source: Path, target: Path, change: dict[str, bytes | None]) -> Path
             if change.get(name, b"") is not None:
                 archive.writestr(name, content)
     return target
+
+
+def golden_with(files: dict[str, bytes], **arrays: np.ndarray) -> dict[str, bytes]:
+    """The files with some golden arrays replaced or added."""
+    with np.load(io.BytesIO(files["golden.npz"])) as golden:
+        kept = dict(golden)
+    out = io.BytesIO()
+    np.savez(out, **{**kept, **arrays})
+    return {**files, "golden.npz": out.getvalue()}
 
 
 def manifest_of(path: Path) -> dict[str, object]:
@@ -130,15 +142,11 @@ def test_a_wrong_manifest_is_refused_with_the_key(
 
 
 def test_wrong_golden_outputs_are_refused(tmp_path: Path) -> None:
-    import io  # noqa: PLC0415  only here
-
     files = tiny_files()
     with np.load(io.BytesIO(files["golden.npz"])) as arrays:
-        inputs, scores = arrays["inputs"], arrays["scores_fp32"]
-    out = io.BytesIO()
-    np.savez(out, inputs=inputs, scores_fp32=scores + np.array([0.01, -0.01], np.float32))
+        scores = arrays["scores_fp32"]
     path = tmp_path / "g.zip"
-    write_bundle(path, tiny_manifest(), {**files, "golden.npz": out.getvalue()})
+    write_bundle(path, tiny_manifest(), golden_with(files, scores_fp32=scores + np.array([0.01, -0.01], np.float32)))
     with pytest.raises(BundleError, match="other scores on this machine"):
         Bundle.open(path)
     assert Bundle.open(path, golden=False).manifest.name == "redness"
@@ -185,3 +193,91 @@ def test_the_committed_bundle_is_small_honest_and_right_here() -> None:
     card = bundle.files["MODEL_CARD.md"].decode()
     assert "CC BY-NC-SA" in card
     assert "not a medical device" in card.lower()
+
+
+def test_a_bundle_with_maps_gives_its_golden_maps_and_one_without_has_none(
+    map_bundle: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = Bundle.open(map_bundle)
+    artefact = bundle.artefact()
+    runtime = open_runtime(bundle, artefact)
+    (image, *_), _ = bundle.golden(artefact)
+    assert runtime.maps is not None
+    bound = runtime.maps
+    runtime.infer(image[None])
+    expected = image.reshape(8, 8, 8, 8, 3).mean(axis=(1, 3)) @ np.array([2, -1, -1]) / 25 - 2
+    assert runtime.maps is bound  # nothing new per frame
+    assert runtime.maps[..., 0] == pytest.approx(expected, abs=1e-3)
+    maps = bundle.golden_maps(artefact)
+    assert maps is not None
+    assert maps[0, ..., 0] == pytest.approx(1 / (1 + np.exp(-expected)), abs=1e-4)
+    plain = Bundle.open(tiny_bundle)
+    assert plain.manifest.map_shape is plain.golden_maps(plain.artefact()) is None
+    assert open_runtime(plain, plain.artefact()).maps is None
+    # A model with an output that the manifest does not name keeps working.
+    write_bundle(tmp_path / "b.zip", tiny_manifest(), tiny_files(maps=True))
+    assert open_runtime(Bundle.open(tmp_path / "b.zip"), artefact).maps is None
+
+
+@pytest.mark.parametrize("change", [0.01, np.nan])
+def test_wrong_golden_maps_are_refused(tmp_path: Path, change: float) -> None:
+    files = tiny_files(maps=True)
+    with np.load(io.BytesIO(files["golden.npz"])) as golden:
+        maps = golden["maps_fp32"].copy()
+    maps[2, 3, 4, 1] += change
+    write_bundle(tmp_path / "g.zip", map_manifest(), golden_with(files, maps_fp32=maps))
+    with pytest.raises(BundleError, match="other maps on this machine than where it was made"):
+        Bundle.open(tmp_path / "g.zip")
+    write_bundle(tmp_path / "n.zip", map_manifest(), tiny_files())
+    with pytest.raises(BundleError, match="holds no golden maps for fp32"):
+        Bundle.open(tmp_path / "n.zip")
+    write_bundle(tmp_path / "s.zip", map_manifest(), golden_with(files, maps_fp32=maps[..., :1]))
+    with pytest.raises(BundleError, match=r"maps of the shape \(3, 8, 8, 1\) .* the manifest says \(3, 8, 8, 2\)"):
+        Bundle.open(tmp_path / "s.zip")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"output": "heat"}, "has no output 'heat', only logits, maps"),
+        ({"stride": 16}, r"output 'maps' is tensor\(float\) \[1, 8, 8, 2\], not tensor\(float\) \(1, 4, 4, 2\)"),
+        ({"labels": ["folds"], "thresholds": {"folds": 0.5}}, r"not tensor\(float\) \(1, 8, 8, 1\)"),
+    ],
+)
+def test_maps_that_the_model_does_not_have_are_refused(tmp_path: Path, changes: dict[str, object], words: str) -> None:
+    spec = MapSpec(**{**MAPS.model_dump(), **changes})  # type: ignore[arg-type]
+    assert spec.stride in (8, 16)
+    shape = (3, 64 // spec.stride, 64 // spec.stride, len(spec.labels))
+    files = golden_with(tiny_files(maps=True), maps_fp32=np.zeros(shape, np.float32))
+    write_bundle(tmp_path / "m.zip", map_manifest(spec), files)
+    with pytest.raises(BundleError, match=words):
+        Bundle.open(tmp_path / "m.zip")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"stride": 24}, "stride 24 does not divide the input, 64 x 64"),
+        ({"thresholds": {"folds": 0.5}}, r"thresholds are given for \['folds'\], but the labels are"),
+        ({"thresholds": {"folds": 0.5, "glottis": 1.0}}, "glottis"),
+        ({"labels": ["folds", "folds"]}, "name one twice"),
+        ({"output": "logits"}, "scores and maps are both said to be the output 'logits'"),
+        ({"smoothing_s": 0}, "smoothing_s"),
+    ],
+)
+def test_a_wrong_description_of_maps_is_refused(
+    map_bundle: Path, tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    manifest: dict[str, Any] = manifest_of(map_bundle)
+    manifest["outputs"]["maps"].update(changes)
+    path = rewrite(map_bundle, tmp_path / "w.zip", {"manifest.json": json.dumps(manifest).encode()})
+    with pytest.raises(BundleError, match=words):
+        Bundle.open(path)
+
+
+def test_maps_need_a_tolerance(map_bundle: Path, tmp_path: Path) -> None:
+    manifest: dict[str, Any] = manifest_of(map_bundle)
+    del manifest["artefacts"][0]["map_tolerance"]
+    path = rewrite(map_bundle, tmp_path / "w.zip", {"manifest.json": json.dumps(manifest).encode()})
+    with pytest.raises(BundleError, match="no map_tolerance for fp32"):
+        Bundle.open(path)
