@@ -115,6 +115,22 @@ class Display(_Section):
     """The broker's WebSocket listener, as the phone reaches it."""
 
 
+class Preview(_Section):
+    """Pictures for the phone's live view: images leave the device only where this is on, and only to paired phones.
+
+    They are small JPEGs on the topic `preview`, which the adapter's own broker hands to accounts of this adapter alone.
+    """
+
+    enabled: bool = False
+    """Whether pictures of the patient may leave the device, to paired phones."""
+    fps: float = Field(default=10, gt=0, le=10)
+    """At most so many a second; fewer while a phone acknowledges them slowly, one a second while none does."""
+    max_kb: int = Field(default=40, ge=4, le=40)
+    """Of one picture, kilobytes (1000 bytes); its quality follows."""
+    width: int = Field(default=480, ge=64, le=1280)
+    """Of the picture, pixels. It is the camera's whole frame, scaled; smaller frames are not enlarged."""
+
+
 class Config(_Section):
     """All of it. Every setting has a default that works on a Pi with a camera and a local broker."""
 
@@ -128,6 +144,7 @@ class Config(_Section):
     latency: Latency = Latency()
     mqtt: Mqtt = Mqtt()
     display: Display = Display()
+    preview: Preview = Preview()
 
     @property
     def sha256(self) -> str:

@@ -17,6 +17,7 @@ from edge.errors import SourceError
 from edge.frames import NewestFrameSlot, now_ns
 from edge.mqtt import Link
 from edge.pipeline import Pipeline
+from edge.preview import SEEN, Preview
 from edge.service import Notifier, next_session
 from edge.telemetry import Telemetry, clock_synced
 
@@ -87,6 +88,9 @@ class Daemon:
             command=self._command,
             changed=lambda connected, why: log.info("broker: %s", "connected" if connected else why),
         )
+        self._preview: Preview | None = None
+        if config.preview.enabled:
+            self._preview = Preview(config.preview, session=self.session, outlet=self._link)
         self.pipeline = Pipeline(
             config,
             session=self.session,
@@ -94,6 +98,7 @@ class Daemon:
             slot=self._slot,
             analyser=self.analyser,
             outlet=self._link,
+            preview=self._preview,
         )
         self._stop = threading.Event()
         self._failure: BaseException | None = None
@@ -121,6 +126,8 @@ class Daemon:
         self._begun_s = time.monotonic()
         self._link.start()
         self._reader.start()
+        if self._preview is not None:
+            self._preview.start()
         thread = threading.Thread(target=self._pipe, name="pipeline", daemon=True)
         thread.start()
         try:
@@ -130,6 +137,8 @@ class Daemon:
             summary = self.summary()
             self._reader.stop(0.2 if self._failure else 2.0)  # a driver that hangs is not waited for
             thread.join(2)
+            if self._preview is not None:
+                self._preview.stop()
             self._link.flush()
             reasons = [] if self._failure is None else ["failed"]  # its sentence may hold a path; the log has it
             self._link.stop(self._status("stopped", reasons).encode())
@@ -341,7 +350,8 @@ class Daemon:
         return [("birth", birth.encode()), ("status", status.encode())]
 
     def _command(self, name: str, payload: bytes) -> bytes:
-        del payload  # ping has none
+        if name == SEEN and self._preview is not None:
+            self._preview.seen(payload)
         known = name == "ping"
         return messages.Reply(
             device=self.config.device,

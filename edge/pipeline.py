@@ -23,6 +23,7 @@ from edge.stats import Meter
 if TYPE_CHECKING:
     from edge.capture import Reader
     from edge.config import Config
+    from edge.preview import Preview
     from edge.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -69,12 +70,21 @@ class Pipeline:
         slot: where its newest frame waits.
         analyser: judges one frame.
         outlet: where messages go.
+        preview: who makes pictures of frames whose detection was published, if anybody.
     """
 
     def __init__(
-        self, config: Config, *, session: int, reader: Reader, slot: NewestFrameSlot, analyser: Analyser, outlet: Outlet
+        self,
+        config: Config,
+        *,
+        session: int,
+        reader: Reader,
+        slot: NewestFrameSlot,
+        analyser: Analyser,
+        outlet: Outlet,
+        preview: Preview | None = None,
     ) -> None:
-        self._config, self._session = config, session
+        self._config, self._session, self._preview = config, session, preview
         self._reader, self._slot, self._analyser, self._outlet = reader, slot, analyser, outlet
         self._decision = Decision(analyser.manifest.decision, analyser.finding, analyser.other)
         self._lossless = config.capture.pace == "lossless"
@@ -194,6 +204,8 @@ class Pipeline:
         detection = self._detection(frame, analysis, verdict, reasons, stages_ms, age_ms, over)
         self._outlet.live("detection", detection.encode())
         self._publish_state(verdict)
+        if self._preview is not None and verdict.state != NO_SIGNAL:
+            self._preview.offer(frame)
         done = now_ns()
         at_s = done / 1e9
         self.age.add(age_ms, at_s)
