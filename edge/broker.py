@@ -1,4 +1,4 @@
-"""A mosquitto of one's own on loopback, for the demo and the tests: MQTT 5 over TCP and WebSocket, gone afterwards."""
+"""A mosquitto of one's own for the demo and the tests, gone afterwards: open on loopback, or as an adapter has it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from edge.errors import FoldsightError
+from edge.pairing import mosquitto
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Literal
 
     from typing_extensions import Self
+
+    from edge.pairing.mosquitto import PhoneListeners
 
 HOST = "127.0.0.1"
 ANSWER_WITHIN_S = 10.0
@@ -56,21 +59,26 @@ class Broker:
     Args:
         persistence: keep retained messages over `stop()` and `start()`, as the adapter's broker does.
         settings: further lines for its configuration, such as `max_queued_messages 10`.
+        phones: serve phones over TLS too, exactly as an adapter does: then everybody needs an account. Its folder must
+            be prepared (`edge.pairing.adapter`).
     """
 
-    def __init__(self, *, persistence: bool = False, settings: Sequence[str] = ()) -> None:
+    def __init__(
+        self, *, persistence: bool = False, settings: Sequence[str] = (), phones: PhoneListeners | None = None
+    ) -> None:
         self.host = HOST
         self.port = 0
-        self.websocket_port = 0
+        self.websocket_port = 0 if phones is None else phones.websocket_port
         self._persistence = persistence
         self._settings = tuple(settings)
+        self._phones = phones
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def websocket_url(self) -> str:
-        """The address for MQTT over WebSocket."""
-        return f"ws://{self.host}:{self.websocket_port}/mqtt"
+        """The address for MQTT over WebSocket on this machine."""
+        return f"{'ws' if self._phones is None else 'wss'}://{self.host}:{self.websocket_port}/mqtt"
 
     @property
     def pid(self) -> int:
@@ -101,7 +109,8 @@ class Broker:
         keep_ports = self.port != 0
         for attempt in range(TRIES):
             if not keep_ports:
-                self.port, self.websocket_port = free_ports(2)
+                self.port, other = free_ports(2)
+                self.websocket_port = other if self._phones is None else self._phones.websocket_port
             config = self._folder / "mosquitto.conf"
             config.write_text(self._config(self._folder))
             with (self._folder / "mosquitto.log").open("ab") as output:
@@ -158,19 +167,19 @@ class Broker:
         self.close()
 
     def _config(self, folder: Path) -> str:
-        lines = [
-            "per_listener_settings false",
-            "allow_anonymous true",
-            "log_dest stdout",
-            "log_type error",
-            "log_type warning",
-            "log_type notice",
-            "set_tcp_nodelay true",
-            f"listener {self.port} {self.host}",
-            "protocol mqtt",
-            f"listener {self.websocket_port} {self.host}",
-            "protocol websockets",
-        ]
+        lines = ["log_dest stdout", "log_type error", "log_type warning", "log_type notice"]
+        if self._phones is not None:
+            lines.append(mosquitto.configuration(self._phones, port=self.port))
+        else:
+            lines += [
+                "per_listener_settings false",
+                "allow_anonymous true",
+                mosquitto.limits(),
+                f"listener {self.port} {self.host}",
+                "protocol mqtt",
+                f"listener {self.websocket_port} {self.host}",
+                "protocol websockets",
+            ]
         if os.geteuid() == 0:
             # As root it would become the user mosquitto, which may not read this folder.
             lines.append("user root")
@@ -181,7 +190,10 @@ class Broker:
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + ANSWER_WITHIN_S
         answered = self._answers("tcp", self.port, deadline)
-        answered = answered and self._answers("websockets", self.websocket_port, deadline)
+        if self._phones is None:
+            answered = answered and self._answers("websockets", self.websocket_port, deadline)
+        else:
+            answered = answered and all(_listens(p) for p in (self._phones.port, self._phones.websocket_port))
         if not answered:
             code = self._process.poll() if self._process else None
             ended = "" if code is None else f" (it ended with code {code})"
@@ -219,3 +231,11 @@ class Broker:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection((HOST, port), timeout=1).close()
+    except OSError:
+        return False
+    return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import signal
@@ -19,11 +18,13 @@ from edge import config as settings
 from edge.bundle import Bundle
 from edge.config import COMMITTED_BUNDLE
 from edge.errors import ConfigError, FoldsightError
+from edge.service import log_to_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from edge.daemon import Daemon
+    from edge.pairing.adapter import Adapter
 
 _FRAME_BUDGET_MS = 33  # of the demo and the benchmark: their frames are rendered, no camera takes its share of the time
 NOTICE = "Research software, not a medical device: it makes no diagnosis."
@@ -85,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--no-page", action="store_true", help="without the phone page")
     demo.add_argument("--json", action="store_true", help="print only the summary, as JSON")
 
+    _add_phones(command)
+
     watch = command("watch", _watch, "what an adapter publishes, live in the terminal")
     _add_config(watch)
     watch.add_argument("--host", help="the broker (default: the configured one)")
@@ -130,6 +133,38 @@ def _parser() -> argparse.ArgumentParser:
     schema = command("schema", _schema, "JSON Schemas of the messages")
     schema.add_argument("--out", type=Path, help="write NAME.json files into this folder instead of printing")
     return parser
+
+
+def _add_phones(command: Callable[..., argparse.ArgumentParser]) -> None:
+    display = command("display", _display, "the phone page's server: page, pairing, health, metrics")
+    _add_config(display)
+
+    pair = command("pair", _pair, "show a code with which one phone may connect, for five minutes")
+    _add_config(pair)
+    pair.add_argument("--png", type=Path, metavar="FILE", help="write the code as a picture too")
+    pair.add_argument("--json", action="store_true", help="print the code's content as JSON instead")
+    pair_actions = pair.add_subparsers(metavar="ACTION")
+    listed = pair_actions.add_parser("list", help="phones that are paired", description="Phones that are paired.")
+    revoke = pair_actions.add_parser(
+        "revoke", help="throw a phone out for good", description="Throw a phone out at once and for good."
+    )
+    revoke.add_argument("name", metavar="NAME|all", help="the phone's name or its account's, or all")
+    for added, run in ((listed, _pair_list), (revoke, _pair_revoke)):
+        _add_config(added)
+        added.add_argument("--json", action="store_true")
+        added.set_defaults(run=run)
+
+    broker = command("broker", lambda _: 0, "what the broker of an adapter with phones needs")
+    broker_actions = broker.add_subparsers(required=True, metavar="ACTION")
+    for name, run, text in (
+        ("prepare", _broker_prepare, "make certificates and accounts where they are missing or due"),
+        ("config", _broker_config, "print mosquitto's configuration"),
+    ):
+        added = broker_actions.add_parser(name, help=text, description=text)
+        _add_config(added)
+        added.set_defaults(run=run)
+        if name == "prepare":
+            added.add_argument("--json", action="store_true")
 
 
 def _add_bench(bench: argparse.ArgumentParser) -> None:
@@ -196,19 +231,7 @@ def _run(arguments: argparse.Namespace) -> int:
     service.log_to_stderr(config.log)
     daemon = service.Daemon(config)
     _stop_on_signals(daemon)
-    with contextlib.ExitStack() as stack:
-        if config.display.enabled:
-            from edge.display.server import DisplayServer, DisplaySettings  # noqa: PLC0415  only where it is asked for
-
-            shown = config.display
-            stack.enter_context(
-                DisplayServer(
-                    DisplaySettings(
-                        device=config.device, host=shown.host, port=shown.port, mqtt_port=shown.websocket_port
-                    )
-                )
-            )
-        summary = daemon.run(arguments.seconds)
+    summary = daemon.run(arguments.seconds)
     if arguments.json:
         print(json.dumps(summary.as_dict()))
     return 0
@@ -237,6 +260,85 @@ def _demo(arguments: argparse.Namespace) -> int:
         as_json=arguments.json,
         on_daemon=_stop_on_signals,
     )
+    return 0
+
+
+def _display(arguments: argparse.Namespace) -> int:
+    from edge.display import service  # noqa: PLC0415  only what a command needs
+
+    config = settings.load(arguments.config, _overrides(arguments))
+    log_to_stderr(config.log)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    service.run(config, stop)
+    return 0
+
+
+def _adapter(arguments: argparse.Namespace) -> Adapter:
+    from edge.pairing.adapter import Adapter  # noqa: PLC0415  only what a command needs
+
+    config = settings.load(arguments.config, _overrides(arguments))
+    if not config.phones.enabled:
+        raise ConfigError("phones.enabled is false: set it to true in the settings, then `foldsight broker prepare`")
+    return Adapter(config)
+
+
+def _pair(arguments: argparse.Namespace) -> int:
+    from edge.pairing import code, registry  # noqa: PLC0415  only what a command needs
+
+    adapter = _adapter(arguments)
+    address = adapter.pairing_address(adapter.registry.new_token())
+    if arguments.png is not None:
+        code.save_png(address, arguments.png)
+    if arguments.json:
+        print(json.dumps({"url": address, "seconds": registry.TOKEN_S}))
+        return 0
+    print(code.terminal(address))
+    print(f"{address}\n\nGood for one phone and {registry.TOKEN_S // 60} minutes. The first time, see docs/phone.md.")
+    if arguments.png is not None:
+        print(f"The code is in {arguments.png} too.")
+    return 0
+
+
+def _pair_list(arguments: argparse.Namespace) -> int:
+    phones = _adapter(arguments).registry.phones()
+    if arguments.json:
+        print(json.dumps([phone.model_dump() for phone in phones]))
+        return 0
+    for phone in phones:
+        print(f"{phone.name:<42}{phone.username:<24}{phone.paired_at}")
+    if not phones:
+        print("no phone is paired")
+    return 0
+
+
+def _pair_revoke(arguments: argparse.Namespace) -> int:
+    adapter = _adapter(arguments)
+    revoked = adapter.registry.revoke(arguments.name, adapter.accounts().delete)
+    if arguments.json:
+        print(json.dumps([phone.model_dump() for phone in revoked]))
+        return 0
+    for phone in revoked:
+        print(f"{phone.name} is revoked")
+    if not revoked:
+        print("no phone was paired")
+    return 0
+
+
+def _broker_prepare(arguments: argparse.Namespace) -> int:
+    adapter = _adapter(arguments)
+    log_to_stderr(adapter.config.log)
+    changed = adapter.prepare()
+    if arguments.json:
+        print(json.dumps({"changed": changed}))
+    else:
+        print("certificates and accounts were made: restart the broker" if changed else "all is as it should be")
+    return 0
+
+
+def _broker_config(arguments: argparse.Namespace) -> int:
+    print(_adapter(arguments).broker_configuration(), end="")
     return 0
 
 

@@ -105,14 +105,38 @@ class Mqtt(_Section):
 
 
 class Display(_Section):
-    """The phone page's web server."""
+    """The phone page's web server, `foldsight display`."""
 
-    enabled: bool = False
     host: str = "127.0.0.1"
+    """Where it listens without phones: plain HTTP, no pairing, meant for this machine alone."""
     port: int = Field(default=8080, ge=0, le=65535)
     """0 takes a free one."""
     websocket_port: Port = 9001
-    """The broker's WebSocket listener, as the phone reaches it."""
+    """The broker's WebSocket listener, as the page reaches it; without phones."""
+    metrics: bool = True
+    """Whether `/metrics` tells Prometheus how the adapter is."""
+
+
+class Phones(_Section):
+    """Phones over the network: pairing, TLS, an account for each. `foldsight broker prepare` makes what they need."""
+
+    enabled: bool = False
+    host: str = ""
+    """Where the page's server and the broker listen for phones; empty: on every address."""
+    https_port: Port = 8443
+    """The page."""
+    websocket_port: Port = 8884
+    """MQTT over secure WebSocket, which the page uses."""
+    mqtt_port: Port = 8883
+    """MQTT over TLS, for other subscribers."""
+    address: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]{1,253}$")] | None = None
+    """What the code tells phones to open; by default the machine's name in mDNS, NAME.local."""
+    names: tuple[str, ...] = ()
+    """Further host names that the certificates are for."""
+    limit: int = Field(default=8, ge=1, le=64)
+    """Phones that may be paired at the same time."""
+    state_dir: Path = Path("/var/lib/foldsight-phones")
+    """Certificates, accounts, and the list of phones."""
 
 
 class Preview(_Section):
@@ -145,6 +169,7 @@ class Config(_Section):
     mqtt: Mqtt = Mqtt()
     display: Display = Display()
     preview: Preview = Preview()
+    phones: Phones = Phones()
 
     @property
     def sha256(self) -> str:

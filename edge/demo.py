@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edge import config as settings
 from edge.broker import Broker
 from edge.daemon import Daemon
-from edge.display.server import DisplayServer, DisplaySettings
+from edge.display import service as display
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,15 +47,12 @@ def run(
         base = settings.load(config_file, overrides)
         data = base.model_dump()
         data["mqtt"] |= {"host": broker.host, "port": broker.port, "username": None, "ca_file": None}
-        data["display"] |= {"enabled": page, "websocket_port": broker.websocket_port}
+        data["display"] |= {"port": 0, "websocket_port": broker.websocket_port}
         data["state_dir"] = Path(folder)
         config = settings.Config.model_validate(data)
         address = None
         if page:
-            shown = DisplaySettings(
-                device=config.device, host=config.display.host, port=0, mqtt_port=broker.websocket_port
-            )
-            address = stack.enter_context(DisplayServer(shown)).url
+            address = display.serve(config, stack).url
         daemon = Daemon(config)
         on_daemon(daemon)
         if not as_json:

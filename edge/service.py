@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+def log_to_stderr(level: str) -> None:
+    """Plain lines on stderr, as journald wants them."""
+    logging.basicConfig(level=level.upper(), format="%(levelname)s %(name)s: %(message)s")
+
+
 class Notifier:
     """sd_notify(3) over its socket; silent where there is none."""
 

@@ -1,57 +1,41 @@
-"""The web server of the phone page: a fixed set of files, the page's settings, a health answer, and nothing else.
-
-Everything it can serve is read into memory when it starts, so a request's path is only ever a key of a dictionary:
-there is no folder to list and no path to climb out of. The live data does not pass through here; the page takes it
-from the broker over WebSocket.
-"""
+"""The web server of the phone page: uvicorn around the app, with bounds on how many connect and for how long."""
 
 from __future__ import annotations
 
-import gzip
-import hashlib
+import collections
 import ipaddress
-import json
 import logging
 import re
 import socket
 import threading
+import time
 from dataclasses import dataclass
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from edge.display.app import host_of, make_app, websocket_origin
+from edge.display.files import STATIC_FOLDER, read_page
 from edge.errors import ConfigError, FoldsightError
+from edge.pairing.lockout import caller
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import asyncio
+    import ssl
+    from collections.abc import Callable
+    from pathlib import Path
 
     from typing_extensions import Self
 
+    from edge.display.app import Pairing
+
 log = logging.getLogger(__name__)
 
-STATIC_FOLDER: Final = Path(__file__).parent / "static"
-INDEX: Final = "index.html"
-NOT_BUILT: Final = "The phone page is not built ({folder} is missing): run `make page`"
-
-_TYPES: Final[Mapping[str, str]] = {
-    ".css": "text/css; charset=utf-8",
-    ".html": "text/html; charset=utf-8",
-    ".ico": "image/x-icon",
-    ".js": "text/javascript; charset=utf-8",
-    ".json": "application/json",
-    ".png": "image/png",
-    ".svg": "image/svg+xml",
-    ".txt": "text/plain; charset=utf-8",
-    ".webmanifest": "application/manifest+json",
-    ".woff2": "font/woff2",
-}
-_COMPRESSIBLE: Final = frozenset({".css", ".html", ".js", ".json", ".svg", ".txt", ".webmanifest"})
-_MAX_CONNECTIONS: Final = 32
-_REQUEST_TIMEOUT_S: Final = 5.0
-_HOST_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})")
 _HIGHEST_PORT: Final = 65535
+_CONNECTIONS: Final = 256
+_CONNECTIONS_EACH: Final = 32
+_STARTS_WITHIN_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +44,25 @@ class DisplaySettings:
 
     Attributes:
         device: the device's name, one level of its MQTT topics.
-        prefix: the topic levels above the device.
-        host: the address to listen on; "" or "0.0.0.0" is every IPv4 address, "::" every address.
+        name: what the page calls it; "" for the device's name.
+        host: the address to listen on; "" is every address, "0.0.0.0" every IPv4 address.
         port: the port to listen on; 0 takes a free one.
-        mqtt_url: the broker's WebSocket address as the phone sees it (ws:// or wss://), or None: the page then uses
-            the host it was loaded from with `mqtt_port` and `mqtt_path`, and TLS exactly when the page itself has it.
+        mqtt_url: the broker's WebSocket address as the phone sees it (ws:// or wss://), or None: the page's own host
+            with `mqtt_port`, and TLS exactly when the page itself has it.
         mqtt_port: the broker's WebSocket port on the page's own host; used when `mqtt_url` is None.
-        mqtt_path: the path of that WebSocket listener.
-        stale_after_ms: age in milliseconds at which the page stops showing a result as live.
+        certificate: PEM file with key and certificate: the page is served over TLS; None for plain HTTP.
+        ca_certificate: PEM of the authority that phones are to trust, handed out as /ca.crt; None for none.
         static_folder: the built page.
     """
 
     device: str
-    prefix: str = "foldsight/v1"
+    name: str = ""
     host: str = "127.0.0.1"
     port: int = 8080
     mqtt_url: str | None = None
     mqtt_port: int = 9001
-    mqtt_path: str = "/mqtt"
-    stale_after_ms: int = 1000
+    certificate: Path | None = None
+    ca_certificate: bytes | None = None
     static_folder: Path = STATIC_FOLDER
 
     def __post_init__(self) -> None:
@@ -87,246 +71,77 @@ class DisplaySettings:
         Raises:
             ConfigError: a topic with wildcards, an address that is not ws:// or wss://, a port out of range.
         """
-        for key, value in (("device", self.device), ("prefix", self.prefix)):
-            if not value or re.search(r"[+#\x00-\x1f]", value):
-                raise ConfigError(f"The display's {key} {value!r} cannot be part of an MQTT topic: leave out + and #")
+        if not self.device or re.search(r"[+#/\x00-\x1f]", self.device):
+            raise ConfigError(
+                f"The display's device {self.device!r} cannot be a level of an MQTT topic: leave out +, # and /"
+            )
         for key, port in (("port", self.port), ("mqtt_port", self.mqtt_port)):
             if not 0 <= port <= _HIGHEST_PORT:
                 raise ConfigError(f"The display's {key} {port} is not a port: use 0 to {_HIGHEST_PORT}")
-        if self.stale_after_ms <= 0:
-            raise ConfigError(f"The display's stale_after_ms is {self.stale_after_ms}: use a number above 0")
         if self.mqtt_url is not None:
-            _websocket_origin(self.mqtt_url)
+            websocket_origin(self.mqtt_url)
 
-    def page_config(self) -> dict[str, object]:
-        """What the page reads from `/config.json`."""
-        return {
-            "device": self.device,
-            "prefix": self.prefix,
-            "mqtt_url": self.mqtt_url,
-            "mqtt_port": self.mqtt_port,
-            "mqtt_path": self.mqtt_path,
-            "stale_after_ms": self.stale_after_ms,
-        }
+    def broker_url(self, host: str) -> str:
+        """The broker's address for a page that was asked for under this Host header."""
+        if self.mqtt_url is not None:
+            return self.mqtt_url
+        # An IPv6 address in the header comes in brackets, and stays in them.
+        name = host_of(host) or (re.match(r"\[[0-9A-Fa-f:.]+\]", host) or [""])[0] or "localhost"
+        return f"{'ws' if self.certificate is None else 'wss'}://{name}:{self.mqtt_port}/"
 
-
-def _websocket_origin(url: str) -> str:
-    """Scheme, host and port of a WebSocket address, the form a content security policy takes.
-
-    Raises:
-        ConfigError: the address is not ws:// or wss:// with a host.
-    """
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-    except ValueError as error:
-        raise ConfigError(f"The display's mqtt_url {url!r} is not an address: {error}") from error
-    if parts.scheme not in {"ws", "wss"} or not host:
-        raise ConfigError(f"The display's mqtt_url {url!r} is not a WebSocket address: write ws://HOST:PORT or wss://")
-    suffix = f":{port}" if port else ""
-    # A policy cannot hold an IPv6 address; any host on that port is the narrowest it can say.
-    return f"{parts.scheme}://{host if _HOST_NAME.fullmatch(host) else '*'}{suffix}"
+    def broker_origins(self, host: str) -> str:
+        """Where a page that was asked for under this Host header may connect to."""
+        if self.mqtt_url is not None:
+            return websocket_origin(self.mqtt_url)
+        return f"{'ws' if self.certificate is None else 'wss'}://{host_of(host) or '*'}:{self.mqtt_port}"
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    """One file of the page, ready to send."""
+class _Protocol(H11Protocol):
+    """HTTP that hangs up on callers who hold too many connections, or hold one for long without an answer."""
 
-    body: bytes
-    zipped: bytes | None
-    content_type: str
-    tag: str
+    answer_within_s = 10.0
+    callers: collections.Counter[str]  # one for each server
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._who = caller(self.client[0] if self.client else "")
+        self.callers[self._who] += 1
+        self._deadline = self.loop.call_later(self.answer_within_s, transport.abort)
+        if self.callers[self._who] > _CONNECTIONS_EACH or self.callers.total() > _CONNECTIONS:
+            log.debug("too many connections: one of %s was closed", self._who)
+            transport.abort()
 
-def _read_page(folder: Path) -> dict[str, _File]:
-    """Every file of the built page by its URL path.
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._deadline.cancel()
+        self._deadline = self.loop.call_later(self.answer_within_s, self.transport.abort)
 
-    Raises:
-        FoldsightError: the page is not built.
-    """
-    if not (folder / INDEX).is_file():
-        # Inside a checkout the short name says more than where the checkout lies.
-        name = "edge/display/static" if folder == STATIC_FOLDER else str(folder)
-        raise FoldsightError(NOT_BUILT.format(folder=name))
-    root = folder.resolve()
-    files: dict[str, _File] = {}
-    for path in sorted(folder.rglob("*")):
-        content_type = _TYPES.get(path.suffix)
-        # A link that leads out of the folder is not part of the page.
-        if content_type is None or not path.is_file() or not path.resolve().is_relative_to(root):
-            continue
-        body = path.read_bytes()
-        zipped = gzip.compress(body, mtime=0) if path.suffix in _COMPRESSIBLE else None
-        tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-        files["/" + path.relative_to(folder).as_posix()] = _File(body, zipped, content_type, tag)
-    files["/"] = files[f"/{INDEX}"]
-    return files
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """Answers GET and HEAD for what the server knows; everything else is refused."""
-
-    # One request per connection: nothing to keep alive on a page of five files.
-    protocol_version = "HTTP/1.0"
-    server_version = "Foldsight"
-    sys_version = ""
-    timeout = _REQUEST_TIMEOUT_S
-    server: _Server
-
-    def do_GET(self) -> None:  # the name is http.server's
-        """Answer with headers and body."""
-        self._answer()
-
-    def do_HEAD(self) -> None:  # the name is http.server's
-        """Answer with the headers of GET."""
-        self._answer()
-
-    def _refuse(self) -> None:
-        self._send(HTTPStatus.METHOD_NOT_ALLOWED, b"Only GET and HEAD\n", extra={"Allow": "GET, HEAD"})
-
-    do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_TRACE = do_CONNECT = _refuse  # noqa: N815  http.server's names
-
-    def _answer(self) -> None:
-        path = self.path.split("?", 1)[0]
-        if path == "/config.json":
-            self._send(HTTPStatus.OK, self.server.config, _TYPES[".json"])
-        elif path == "/healthz":
-            self._send(HTTPStatus.OK, b'{"status": "ok"}\n', _TYPES[".json"])
-        elif path in self.server.files:
-            self._send_file(self.server.files[path])
-        else:
-            self._send(HTTPStatus.NOT_FOUND, b"Not here\n")
-
-    def _send_file(self, file: _File) -> None:
-        # Checked on every load, so that an updated adapter never meets yesterday's page.
-        extra = {"ETag": file.tag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
-        if self.headers.get("If-None-Match") == file.tag:
-            self._send(HTTPStatus.NOT_MODIFIED, b"", file.content_type, extra)
-            return
-        body = file.body
-        if file.zipped is not None and "gzip" in self.headers.get("Accept-Encoding", ""):
-            body, extra = file.zipped, {**extra, "Content-Encoding": "gzip"}
-        self._send(HTTPStatus.OK, body, file.content_type, extra)
-
-    def _send(
-        self,
-        status: HTTPStatus,
-        body: bytes,
-        content_type: str = "text/plain; charset=utf-8",
-        extra: Mapping[str, str] | None = None,
-    ) -> None:
-        headers = {
-            "Content-Type": content_type,
-            "Content-Length": str(len(body)),
-            "Cache-Control": "no-store",
-            "Content-Security-Policy": self._policy(),
-            "Cross-Origin-Opener-Policy": "same-origin",
-            "Cross-Origin-Resource-Policy": "same-origin",
-            "Permissions-Policy": "camera=(), microphone=(), geolocation=(), screen-wake-lock=(self)",
-            "Referrer-Policy": "no-referrer",
-            "X-Content-Type-Options": "nosniff",
-            "X-Frame-Options": "DENY",
-            **(extra or {}),
-        }
-        if status is HTTPStatus.NOT_MODIFIED:
-            del headers["Content-Length"], headers["Content-Type"]
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def _policy(self) -> str:
-        """The content security policy: this server's own files, and the one broker."""
-        return (
-            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; manifest-src 'self'; "
-            f"connect-src 'self' {self._broker()}; "
-            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-        )
-
-    def _broker(self) -> str:
-        settings = self.server.settings
-        if settings.mqtt_url is not None:
-            return _websocket_origin(settings.mqtt_url)
-        # The page connects to the host it was loaded from, which only the request can tell. HTTP/1.0 needs no Host.
-        headers = getattr(self, "headers", None)
-        host = (headers.get("Host", "") if headers else "").rpartition("@")[2].split(":", 1)[0]
-        host = host if _HOST_NAME.fullmatch(host) else "*"
-        return f"ws://{host}:{settings.mqtt_port} wss://{host}:{settings.mqtt_port}"
-
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Say what is wrong in plain text; http.server calls this on requests that it cannot read."""
-        del message, explain  # they may hold pieces of the request
-        status = HTTPStatus(code)
-        if not getattr(self, "command", None):
-            self.command = ""
-        self._send(status, f"{status.phrase}\n".encode())
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the name is http.server's
-        """Keep requests in the debug log, off the terminal."""
-        # A request is the caller's text: escape what a terminal would act on.
-        log.debug("%s %s", self.address_string(), (format % args).encode("unicode_escape").decode("ascii"))
-
-
-class _Server(ThreadingHTTPServer):
-    """The listening socket, with a bound on how many callers it serves at once."""
-
-    daemon_threads = True
-    allow_reuse_address = True
-    request_queue_size = 16
-
-    def __init__(self, settings: DisplaySettings, files: Mapping[str, _File]) -> None:
-        self.settings = settings
-        self.files = files
-        self.config = json.dumps(settings.page_config()).encode()
-        self._places = threading.BoundedSemaphore(_MAX_CONNECTIONS)
-        if _is_ipv6(settings.host):
-            self.address_family = socket.AF_INET6
-        super().__init__((settings.host, settings.port), _Handler)
-
-    def server_bind(self) -> None:
-        """Bind without http.server's reverse name look-up, which can hang for seconds on an adapter without DNS."""
-        socket.socket.setsockopt(self.socket, socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
-
-    def process_request(self, request: object, client_address: object) -> None:
-        """Serve in a thread of its own, or hang up when too many are being served."""
-        if not self._places.acquire(blocking=False):
-            log.debug("Too many connections to the display: one was closed")
-            self.shutdown_request(request)  # type: ignore[arg-type]
-            return
-        super().process_request(request, client_address)  # type: ignore[arg-type]
-
-    def process_request_thread(self, request: object, client_address: object) -> None:
-        """Serve one caller and give the place back."""
-        try:
-            super().process_request_thread(request, client_address)  # type: ignore[arg-type]
-        finally:
-            self._places.release()
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A phone that walks out of range mid-answer is not worth a traceback."""
-        del request
-        log.debug("The display's answer to %s broke off", client_address, exc_info=True)  # noqa: LOG014  called inside its handler
-
-
-def _is_ipv6(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).version == 6  # noqa: PLR2004  the protocol's name
-    except ValueError:
-        return False
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._deadline.cancel()
+        self.callers[self._who] -= 1
+        if self.callers[self._who] <= 0:
+            del self.callers[self._who]
+        super().connection_lost(exc)
 
 
 class DisplayServer:
-    """Serves the phone page from a thread of its own: `start()`, `stop()`, or a `with` block."""
+    """Serves the phone page from a thread of its own: `start()`, `stop()`, or a `with` block.
 
-    def __init__(self, settings: DisplaySettings) -> None:
-        self._settings = settings
-        self._server: _Server | None = None
+    Args:
+        settings: what it serves, and where.
+        pairing: trades tokens for accounts; None where no account is needed.
+        metrics: gives the text of `/metrics`; None for none.
+    """
+
+    def __init__(
+        self, settings: DisplaySettings, *, pairing: Pairing | None = None, metrics: Callable[[], bytes] | None = None
+    ) -> None:
+        self._settings, self._pairing, self._metrics = settings, pairing, metrics
+        self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
+        self._socket: socket.socket | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._certificate = b""
 
     def start(self) -> str:
         """Start serving.
@@ -335,42 +150,77 @@ class DisplayServer:
             The page's address on this machine.
 
         Raises:
-            FoldsightError: the page is not built, or the address cannot be listened on.
+            FoldsightError: the page is not built, the certificate is missing, or the address cannot be listened on.
         """
         if self._server is not None:
             return self.url
-        files = _read_page(self._settings.static_folder)
+        settings = self._settings
+        app = make_app(settings, read_page(settings.static_folder), pairing=self._pairing, metrics=self._metrics)
+        config = uvicorn.Config(
+            app,
+            http=type("Protocol", (_Protocol,), {"callers": collections.Counter()}),
+            loop="asyncio",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,  # else a caller could choose the address under which it is counted
+            server_header=False,
+            timeout_graceful_shutdown=1,
+            ssl_certfile=settings.certificate,
+            ssl_keyfile=settings.certificate,
+        )
+        logging.getLogger("uvicorn").setLevel(logging.ERROR)  # what callers send is not this log's business
         try:
-            self._server = _Server(self._settings, files)
+            config.load()
         except OSError as error:
-            where = f"{self._settings.host}:{self._settings.port}"
             raise FoldsightError(
-                f"The phone page cannot be served on {where} ({error.strerror or error}): choose another port"
+                f"{settings.certificate} cannot be used ({error.strerror or error}): run `foldsight broker prepare`"
             ) from error
+        self._tls = config.ssl
+        self._certificate = self._read_certificate()
+        self._socket = self._listen()
+        self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="foldsight-display", daemon=True
+            target=self._server.run, kwargs={"sockets": [self._socket]}, name="foldsight-display", daemon=True
         )
         self._thread.start()
+        deadline = time.monotonic() + _STARTS_WITHIN_S
+        while not self._server.started:
+            if not self._thread.is_alive() or time.monotonic() > deadline:
+                self.stop()
+                raise FoldsightError("The phone page's server did not start: see the log")
+            time.sleep(0.005)
         return self.url
 
     @property
     def url(self) -> str:
         """The page's address on this machine; FoldsightError while the server is not running."""
-        if self._server is None:
+        if self._socket is None:
             raise FoldsightError("The phone page has no address yet: start its server first")
         host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self._settings.host, self._settings.host)  # noqa: S104  read, not bound
         if _is_ipv6(host):
             host = f"[{host}]"
-        return f"http://{host}:{self._server.server_port}/"
+        scheme = "http" if self._settings.certificate is None else "https"
+        return f"{scheme}://{host}:{self._socket.getsockname()[1]}/"
+
+    def reload_certificate(self) -> bool:
+        """Show new callers the certificate that lies there now; gives whether it is another one."""
+        certificate = self._read_certificate()
+        if self._tls is None or self._settings.certificate is None or certificate in {b"", self._certificate}:
+            return False
+        self._tls.load_cert_chain(self._settings.certificate)
+        self._certificate = certificate
+        return True
 
     def stop(self) -> None:
         """Stop listening and wait for the thread; harmless when not running."""
-        if self._server is None or self._thread is None:
+        if self._server is None or self._thread is None or self._socket is None:
             return
-        self._server.shutdown()
+        self._server.should_exit = True
         self._thread.join()
-        self._server.server_close()
-        self._server = self._thread = None
+        self._socket.close()
+        self._server = self._thread = self._socket = self._tls = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -378,3 +228,32 @@ class DisplayServer:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def _read_certificate(self) -> bytes:
+        try:
+            return self._settings.certificate.read_bytes() if self._settings.certificate else b""
+        except OSError:
+            return b""  # just being replaced, or gone: what is loaded goes on
+
+    def _listen(self) -> socket.socket:
+        host, port = self._settings.host, self._settings.port
+        try:
+            if not host:
+                return (
+                    socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128)
+                    if socket.has_dualstack_ipv6()
+                    else socket.create_server(("", port), backlog=128)
+                )
+            family = socket.AF_INET6 if _is_ipv6(host) else socket.AF_INET
+            return socket.create_server((host, port), family=family, backlog=128)
+        except OSError as error:
+            raise FoldsightError(
+                f"The phone page cannot be served on {host}:{port} ({error.strerror or error}): choose another port"
+            ) from error
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).version == 6  # noqa: PLR2004  the protocol's name
+    except ValueError:
+        return False

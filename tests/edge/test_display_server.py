@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from edge.display.server import STATIC_FOLDER, DisplayServer, DisplaySettings
+from edge.display.files import STATIC_FOLDER
+from edge.display.server import DisplayServer, DisplaySettings
 from edge.errors import ConfigError, FoldsightError
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ def ask(server: DisplayServer, path: str, method: str = "GET", **headers: str) -
             connection.putheader(name.replace("_", "-"), value)
         connection.endheaders()
         answer = connection.getresponse()
-        return answer.status, dict(answer.getheaders()), answer.read()
+        # As they are written in the standards: on the wire their case means nothing.
+        named = {name.title().replace("Etag", "ETag"): value for name, value in answer.getheaders()}
+        return answer.status, named, answer.read()
     finally:
         connection.close()
 
@@ -100,18 +103,17 @@ def test_serves_the_page_with_its_types(server: DisplayServer, path: str, conten
 
 
 def test_the_settings_of_the_page(server: DisplayServer) -> None:
-    status, headers, body = ask(server, "/config.json")
+    status, headers, body = ask(server, "/api/info", Host="pi.local:8080")
     assert status == 200
     assert headers["Content-Type"] == "application/json"
     assert headers["Cache-Control"] == "no-store"
     assert json.loads(body) == {
         "device": "adapter-1",
-        "prefix": "foldsight/v1",
-        "mqtt_url": None,
-        "mqtt_port": 9001,
-        "mqtt_path": "/mqtt",
-        "stale_after_ms": 1000,
+        "name": "adapter-1",
+        "pairing": False,
+        "mqtt": {"url": "ws://pi.local:9001/"},
     }
+    assert ask(server, "/api/pair", "POST", Content_Length="0")[0] == 404
 
 
 def test_health(server: DisplayServer) -> None:
@@ -119,14 +121,14 @@ def test_health(server: DisplayServer) -> None:
     assert (status, json.loads(body), headers["Cache-Control"]) == (200, {"status": "ok"}, "no-store")
 
 
-@pytest.mark.parametrize("path", ["/", "/config.json", "/healthz", "/nothing"])
+@pytest.mark.parametrize("path", ["/", "/api/info", "/healthz", "/nothing"])
 def test_every_answer_is_locked_down(server: DisplayServer, path: str) -> None:
     _, headers, _ = ask(server, path)
     policy = headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'none';")
     assert "unsafe" not in policy
     assert "frame-ancestors 'none'" in policy
-    assert "connect-src 'self' ws://127.0.0.1:9001 wss://127.0.0.1:9001;" in policy
+    assert "connect-src 'self' ws://127.0.0.1:9001;" in policy
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Referrer-Policy"] == "no-referrer"
     assert headers["X-Frame-Options"] == "DENY"
@@ -145,7 +147,7 @@ def test_every_answer_is_locked_down(server: DisplayServer, path: str) -> None:
 )
 def test_the_page_may_connect_to_its_own_host_only(server: DisplayServer, host: str, allowed: str) -> None:
     policy = ask(server, "/", Host=host)[1]["Content-Security-Policy"]
-    assert f"connect-src 'self' {allowed} " in policy
+    assert f"connect-src 'self' {allowed};" in policy
     assert policy.count("script-src") == 1
 
 
@@ -153,7 +155,7 @@ def test_the_page_may_connect_to_the_named_broker_only(static: Path) -> None:
     settings = DisplaySettings(device="a", port=0, mqtt_url="wss://broker.example:8884/mqtt", static_folder=static)
     with DisplayServer(settings) as server:
         assert "connect-src 'self' wss://broker.example:8884;" in ask(server, "/")[1]["Content-Security-Policy"]
-        assert json.loads(ask(server, "/config.json")[2])["mqtt_url"] == "wss://broker.example:8884/mqtt"
+        assert json.loads(ask(server, "/api/info")[2])["mqtt"]["url"] == "wss://broker.example:8884/mqtt"
 
 
 @pytest.mark.parametrize(
@@ -222,7 +224,7 @@ def test_unreadable_requests_are_refused_and_the_next_is_served(server: DisplayS
 def test_callers_that_say_nothing_do_not_keep_others_out_for_long(
     server: DisplayServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.display.server._Handler.timeout", 0.3)
+    monkeypatch.setattr("edge.display.server._Protocol.answer_within_s", 0.3)
     where = urlsplit(server.url)
     silent = [socket.create_connection((where.hostname, where.port or 0)) for _ in range(64)]
     try:
@@ -242,7 +244,7 @@ def test_callers_that_say_nothing_do_not_keep_others_out_for_long(
 def test_a_page_that_is_not_built_is_one_clear_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FoldsightError, match=r"^The phone page is not built \(.*gone is missing\): run `make page`$"):
         DisplayServer(DisplaySettings(device="a", port=0, static_folder=tmp_path / "gone")).start()
-    monkeypatch.setattr("edge.display.server.STATIC_FOLDER", tmp_path / "static")
+    monkeypatch.setattr("edge.display.files.STATIC_FOLDER", tmp_path / "static")
     with pytest.raises(FoldsightError) as caught:
         DisplayServer(DisplaySettings(device="a", port=0, static_folder=tmp_path / "static")).start()
     assert str(caught.value) == "The phone page is not built (edge/display/static is missing): run `make page`"
@@ -294,10 +296,9 @@ def test_the_address_it_gives_can_be_opened(static: Path, host: str, shown: str)
     [
         ({"device": ""}, "device"),
         ({"device": "a+b"}, "device"),
-        ({"device": "a", "prefix": "foldsight/#"}, "prefix"),
+        ({"device": "a/b"}, "device"),
         ({"device": "a", "port": 70_000}, "port"),
         ({"device": "a", "mqtt_port": -1}, "mqtt_port"),
-        ({"device": "a", "stale_after_ms": 0}, "stale_after_ms"),
         ({"device": "a", "mqtt_url": "http://broker"}, "mqtt_url"),
         ({"device": "a", "mqtt_url": "ws://"}, "mqtt_url"),
         ({"device": "a", "mqtt_url": "ws://broker:port"}, "mqtt_url"),

@@ -19,7 +19,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from edge.broker import find_mosquitto
-from edge.display.server import STATIC_FOLDER, DisplayServer, DisplaySettings
+from edge.display.files import STATIC_FOLDER
+from edge.display.server import DisplayServer, DisplaySettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,0 +1,1 @@
+"""Who may look: one-time tokens, the phones' accounts at the broker, and the certificates of the adapter."""
