@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 
@@ -29,3 +31,33 @@ class PartialLabels(nn.Module):
         tells = ~inside.all(dim=1) & inside.any(dim=1)
         likely = torch.logsumexp(chances.masked_fill(~inside, -torch.inf), dim=1)
         return -torch.where(tells, likely, 0).sum() / tells.sum().clamp(min=1)
+
+
+class PartialDice(nn.Module):
+    """Soft Dice loss of the small classes (Milletari et al. 2016, arXiv 1606.04797) over a batch, their mean.
+
+    L = mean_c 1 - (2 sum_p s[p, c] y[p, c] + 1) / (sum_p s[p, c] + y[p, c] + 1), where s = softmax(z), y says that the
+    pixel's set is {c}, and p runs over the pixels whose set says whether c is there: those of {c}, and those without c.
+    A rare class weighs as much as a common one, which the cross-entropy does not grant it.
+
+    Shapes: logits z (N, C, H, W), sets S uint8 (N, H, W), bit c for class c -> scalar.
+
+    Args:
+        classes: those that count, all but the background.
+    """
+
+    def __init__(self, classes: Sequence[int]) -> None:
+        super().__init__()
+        self.classes = tuple(classes)
+
+    def forward(self, logits: Tensor, sets: Tensor) -> Tensor:
+        """The mean over the classes."""
+        chances = torch.softmax(logits.float(), dim=1)
+        losses = []
+        for number in self.classes:
+            bit = 1 << number
+            truth = (sets == bit).float()
+            told = truth + (sets & bit == 0).float()
+            found = chances[:, number] * told
+            losses.append(1 - (2 * (found * truth).sum() + 1) / (found.sum() + truth.sum() + 1))
+        return torch.stack(losses).mean()

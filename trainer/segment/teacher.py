@@ -16,7 +16,7 @@ from trainer.data.augment import AugmentSettings
 from trainer.data.dataset import limit_threads
 from trainer.data.pack import SIDE, Pack
 from trainer.distil import Task
-from trainer.losses.pixel import PartialLabels
+from trainer.losses.pixel import PartialDice, PartialLabels
 from trainer.recipe import MapTeacherSettings
 from trainer.segment.dataset import MaskSet
 from trainer.segment.measures import decided, measure
@@ -36,22 +36,24 @@ if TYPE_CHECKING:
     from trainer.stages import Machine, Run
 
 SETTINGS = "settings.json"
-WEIGHTS = {"vocalfolds": 3.0, "bagls-glottis": 1.5, "bagls": 1.5, "phantom": 1.5, "kvasir-seg": 1.0}
+WEIGHTS = {"vocalfolds": 3.0, "bagls-glottis": 2.0, "bagls": 1.0, "phantom": 1.5, "kvasir-seg": 1.0}
 """How often a source is drawn: by what its masks are worth."""
 _HELD = 48  # validation images of a source and label
 _BATCH = 16
 
 
 class Segmentation(Task):
-    """Learns from masks alone; `maps` are sets of classes, uint8 (N, H, W)."""
+    """Learns from masks alone, by cross-entropy plus Dice; `maps` are sets of classes, uint8 (N, H, W)."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self.pixels = PartialLabels()
+        self.pixels, self.dice = PartialLabels(), PartialDice((FOLDS, GLOTTIS))
 
     def forward(self, pixels: Tensor, _labels: Tensor, maps: Tensor) -> dict[str, Tensor]:
-        """The `loss`."""
-        return {"loss": self.pixels(self.model(pixels), maps)}
+        """The `loss`, and its terms `pixel` and `dice`."""
+        logits = self.model(pixels)
+        pixel, dice = self.pixels(logits, maps), self.dice(logits, maps)
+        return {"loss": pixel + dice, "pixel": pixel.detach(), "dice": dice.detach()}
 
 
 class Validation:

@@ -15,7 +15,7 @@ ensure_torchvision()
 pytest.importorskip("segmentation_models_pytorch")
 
 from edge.errors import ConfigError, FoldsightError  # noqa: E402
-from trainer.losses.pixel import PartialLabels  # noqa: E402
+from trainer.losses.pixel import PartialDice, PartialLabels  # noqa: E402
 from trainer.models import create_backbone  # noqa: E402
 from trainer.recipe import MapTeacherSettings, TrainSettings  # noqa: E402
 from trainer.segment import fit_map_teacher, load_map_teacher, predict_maps  # noqa: E402
@@ -69,6 +69,20 @@ def test_partial_labels_with_one_class_each_is_cross_entropy() -> None:
     logits, classes = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))
     expected = torch.nn.functional.cross_entropy(logits, classes)
     assert float(PartialLabels()(logits, (1 << classes).to(torch.uint8))) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_partial_dice_counts_where_a_class_is_decided() -> None:
+    rng = np.random.default_rng(2)
+    logits, sets = rng.normal(0, 2, (2, 3, 4, 5)), rng.integers(1, 8, (2, 4, 5))
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    expected = []
+    for c in (1, 2):
+        truth = sets == 1 << c
+        told = truth | (sets >> c & 1 == 0)
+        both = (chances[:, c] * truth).sum()
+        expected.append(1 - (2 * both + 1) / ((chances[:, c] * told).sum() + truth.sum() + 1))
+    found = PartialDice((1, 2))(torch.tensor(logits), torch.tensor(sets, dtype=torch.uint8))
+    assert float(found) == pytest.approx(np.mean(expected), rel=1e-5)
 
 
 def test_it_trains_comes_back_and_answers(mask_pack: Any, tmp_path: Any) -> None:
