@@ -9,13 +9,14 @@ import pytest
 
 pytest.importorskip("torch")
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.segment.measures import decided, measure
 from trainer.segment.targets import FOLDS, GLOTTIS, NOTHING_KNOWN
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.floats(0.1, 0.9))
 def test_measures_are_their_formulas(seed: int, share: float) -> None:
     rng = np.random.default_rng(seed)
