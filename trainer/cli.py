@@ -93,6 +93,20 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--markdown", type=Path, help="write the tables to this file too")
     evaluate.add_argument("--json", action="store_true", help="print the report as JSON")
 
+    localise = command(
+        commands,
+        "localise",
+        _localise,
+        "measure where a bundle sees folds, and what it wrongly takes for them",
+    )
+    localise.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle (.zip)")
+    localise.add_argument("--data", type=Path, help="folder that holds the images (default: only the phantom)")
+    localise.add_argument("--manifest", type=Path, help="a manifest CSV (default: import as the recipe says)")
+    localise.add_argument("--recipe", default="vocal-folds", help="whose data rules to follow (default: vocal-folds)")
+    localise.add_argument("--split", default="test", choices=SPLITS, help="split (default: test)")
+    localise.add_argument("--seeds", default="0,1", help="anatomies of the phantom, by commas (default: 0,1)")
+    localise.add_argument("--json", action="store_true", help="print the figures as JSON")
+
     data = commands.add_parser("data", help="look at the images before training").add_subparsers(
         required=True, metavar="COMMAND"
     )
@@ -196,7 +210,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
                 raise ConfigError(f"{arguments.data}: no image is in the {split} split; choose others with --split")
             inputs = prepare_inputs(records, arguments.data, subject.spec, Path(folder) / split, subject.judging.labels)
             count = len(subject.judging.labels)
-            answers = {name: run_model(model, inputs, title=f"{name} on {split}", labels=count)
+            answers = {name: run_model(model, inputs, title=f"{name} on {split}", labels=count).logits
                        for name, model in subject.models.items()}  # fmt: skip
             report["splits"][split] = evaluate_split(
                 answers, inputs, subject.judging, repeats=arguments.repeats, seed=subject.seed
@@ -237,7 +251,10 @@ def _open_subject(arguments: argparse.Namespace) -> _Subject:
     bundle = Bundle.open(target)
     manifest = bundle.manifest
     judging = Judging(manifest.labels, manifest.finding, manifest.decision)
-    models: dict[str, bytes] = {artefact.precision: bundle.files[artefact.file] for artefact in manifest.artefacts}
+    models = {
+        "smaller" if artefact.role == "smaller" else artefact.precision: bundle.files[artefact.file]
+        for artefact in manifest.artefacts
+    }
     records = _manifest(arguments) or _imported(arguments)
     _warn_of_other_data(records, arguments.data, manifest.data_sha256)
     return _Subject(judging, manifest.input, models, records, 0)
@@ -267,6 +284,51 @@ def _print_report(report: dict[str, Any], labels: Sequence[str], finding: str) -
         out.print(table)
     for line in remarks(report):
         out.print(line)
+
+
+# --- localise ---
+
+
+def _localise(arguments: argparse.Namespace) -> int:
+    from edge.bundle import Bundle  # noqa: PLC0415
+    from trainer.localise import localise_images, localise_phantom, other_anatomy  # noqa: PLC0415
+
+    bundle = Bundle.open(arguments.bundle)
+    if not all(seed.strip().isdecimal() for seed in arguments.seeds.split(",")):
+        raise ConfigError(f"--seeds {arguments.seeds}: give whole numbers from 0 on, by commas")
+    found: dict[str, Any] = {}
+    if arguments.data is not None:
+        records = _manifest(arguments) or _imported(arguments)
+        records = [record for record in records if record.split == arguments.split and record.source != "phantom"]
+        if not records:
+            raise ConfigError(f"{arguments.data}: no image is in the {arguments.split} split; choose another")
+        found["guards"] = other_anatomy(bundle, records, arguments.data)
+        if bundle.manifest.outputs.maps is not None:
+            found["images"] = localise_images(bundle, records, arguments.data)
+    if bundle.manifest.outputs.maps is not None:
+        found["phantom"] = localise_phantom(bundle, [int(seed) for seed in arguments.seeds.split(",")])
+    if not found:
+        raise ConfigError(f"{arguments.bundle} has no maps, so there are no regions: give --data to measure its guards")
+    if arguments.json:
+        print(json.dumps(found))
+    else:
+        _print_places(found)
+    return 0
+
+
+def _print_places(found: dict[str, Any]) -> None:
+    from rich.console import Console  # noqa: PLC0415
+
+    from trainer.report import guard_table, place_table  # noqa: PLC0415
+
+    out = Console(highlight=False)
+    if not out.is_terminal:
+        out = Console(highlight=False, width=140)
+    if "guards" in found:
+        out.print(guard_table(found["guards"]))
+    for name in ("images", "phantom"):
+        if name in found:
+            out.print(place_table(found[name], name))
 
 
 # --- data ---

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -57,15 +57,37 @@ class Judging:
         return next(label for label in self.labels if label != self.finding)
 
 
-def run_model(model: bytes, inputs: Inputs, *, title: str, labels: int, threads: int = 1) -> NDArray[np.float32]:
-    """Logits float32 (N, labels) of all inputs, each inferred alone by edge's runtime as on the device."""
-    runtime = OnnxRuntime(model, where=title, shape=(1, *inputs.images.shape[1:]), labels=labels, threads=threads)
+class Answers(NamedTuple):
+    """What a model says of N images: logits float32 (N, labels), and map logits float32 (N, h, w, labels) or None."""
+
+    logits: NDArray[np.float32]
+    maps: NDArray[np.float32] | None
+
+
+def run_model(
+    model: bytes, inputs: Inputs, *, title: str, labels: int, maps: str | None = None, threads: int = 1
+) -> Answers:
+    """Answers to all inputs, each inferred alone by edge's runtime as on the device.
+
+    Args:
+        model: the ONNX file.
+        inputs: what it is asked.
+        title: what the progress calls it.
+        labels: how many logits it gives.
+        maps: the name of its output of maps, where it has one.
+        threads: of the runtime.
+    """
+    shape = (1, *inputs.images.shape[1:])
+    runtime = OnnxRuntime(model, where=title, shape=shape, labels=labels, maps=maps, threads=threads)
     logits = np.empty((len(inputs.labels), labels), np.float32)
+    found = None if runtime.maps is None else np.empty((len(logits), *runtime.maps.shape), np.float32)
     with Meter(f"evaluating {title}", len(logits)) as meter:
         for index, image in enumerate(inputs.images):
             logits[index] = runtime.infer(image[None])
+            if found is not None:
+                found[index] = runtime.maps
             meter.advance(1)
-    return logits
+    return Answers(logits, found)
 
 
 def finding_scores(logits: NDArray[np.float32], judging: Judging, temperature: float = 1.0) -> NDArray[np.float64]:

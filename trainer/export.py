@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ from edge.decision import calibrate
 from edge.errors import FoldsightError
 from edge.optics import find_aperture
 from edge.preprocess import Preprocessor
+from edge.regions import map_probabilities
 from edge.runtime import OnnxRuntime
 from trainer.evaluate import finding_scores
 from trainer.metrics import NAMES
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edge.bundle import InputSpec
+    from edge.bundle import InputSpec, MapSpec
     from trainer.evaluate import Judging
     from trainer.inputs import Inputs
     from trainer.recipe import DecideSettings, Recipe
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 _TEMPERATURES = np.geomspace(0.2, 20.0, 461)  # each 1 % above the one before
 _TOLERANCE = {"int8": 0.02, "fp32": 0.002}  # of a calibrated score; another processor rounds differently
+_MAP_TOLERANCE = {"int8": 0.05, "fp32": 0.005}  # of one cell, which rests on less than a score
 _MINIMUM_RUNTIME = "1.23"
 _GOLDEN_PHANTOMS, _GOLDEN_PATTERNS, _GOLDEN_SEED = 5, 3, 1
 
@@ -133,12 +135,21 @@ def golden_inputs(spec: InputSpec) -> NDArray[np.uint8]:
     return np.stack([*images, *patterns[:_GOLDEN_PATTERNS]])
 
 
+class Shipped(NamedTuple):
+    """A model for a bundle: what it is for, how it computes, and its ONNX file."""
+
+    role: Literal["primary", "smaller"]
+    precision: Literal["int8", "fp32"]
+    model: bytes
+
+
 def build_bundle(
     path: Path,
     *,
     recipe: Recipe,
-    models: Mapping[str, bytes],
+    models: Sequence[Shipped],
     decision: DecisionSpec,
+    maps: MapSpec | None,
     report: Mapping[str, Any],
     judging: Judging,
     recipe_sha256: str,
@@ -151,9 +162,10 @@ def build_bundle(
     Args:
         path: the zip file.
         recipe: what it was made by.
-        models: ONNX files by precision, `int8` or `fp32`.
+        models: what it holds; the first is the primary one, whose rows of the report go into the manifest.
         decision: the operating point.
-        report: the evaluation, of which the rows of these precisions go into the manifest.
+        maps: how the models' maps are read; None where they have none.
+        report: the evaluation.
         judging: labels and finding.
         recipe_sha256: hash of the recipe.
         data_sha256: hash of the data.
@@ -165,21 +177,29 @@ def build_bundle(
     """
     inputs = golden_inputs(recipe.input)
     artefacts, golden, files = [], {"inputs": inputs}, {}
-    for precision, model in models.items():
-        name = f"{recipe.bundle.name}-{precision}"
+    for role, precision, model in models:
+        name = "-".join([recipe.bundle.name, *(["smaller"] if role == "smaller" else []), precision])
         artefacts.append(
             Artefact(
                 name=name,
                 format="onnx",
                 precision=precision,
+                role=role,
                 file=f"{name}.onnx",
                 minimum_runtime=_MINIMUM_RUNTIME,
                 tolerance=_TOLERANCE[precision],
+                map_tolerance=None if maps is None else _MAP_TOLERANCE[precision],
             )
         )
-        runtime = OnnxRuntime(model, where=name, labels=len(recipe.labels))
-        scores = [calibrate(runtime.infer(image[None]), decision.temperature, exclusive=True) for image in inputs]
+        runtime = OnnxRuntime(model, where=name, labels=len(recipe.labels), maps=None if maps is None else maps.output)
+        scores, shown = [], []
+        for image in inputs:
+            scores.append(calibrate(runtime.infer(image[None]), decision.temperature, exclusive=True))
+            if maps is not None and runtime.maps is not None:
+                shown.append(map_probabilities(runtime.maps, maps.temperature))
         golden[f"scores_{name}"] = np.stack(scores)
+        if shown:
+            golden[f"maps_{name}"] = np.stack(shown)
         files[f"{name}.onnx"] = model
     stream = io.BytesIO()
     np.savez(stream, **golden)  # type: ignore[arg-type]
@@ -192,10 +212,10 @@ def build_bundle(
         finding=recipe.finding,
         exclusive=True,
         input=recipe.input,
-        outputs=OutputSpec(),
+        outputs=OutputSpec(maps=maps),
         decision=decision,
         artefacts=artefacts,
-        metrics=_metrics(report, "int8" if "int8" in models else "distilled"),
+        metrics=_metrics(report, "int8" if models[0].precision == "int8" else "distilled"),
         recipe_sha256=recipe_sha256,
         data_sha256=data_sha256,
         licence=recipe.bundle.licence,

@@ -118,3 +118,23 @@ def _check_input_parameters(graph: onnx.GraphProto, quantise: onnx.NodeProto) ->
     if zero_point.dtype != np.uint8 or float(scale) != 1 / SCALE or int(zero_point) != MEAN:
         msg = f"the input is quantised with scale {scale}, zero point {zero_point}: pixels would need a conversion"
         raise ValueError(msg)
+
+
+def scale_output(model: onnx.ModelProto, output: str, factor: float) -> onnx.ModelProto:
+    """Multiply one of a graph's float outputs by a factor: one more node, after which all is as before.
+
+    Args:
+        model: left as it is.
+        output: its name, which stays.
+        factor: what by.
+    """
+    model = onnx.load_from_string(model.SerializeToString())
+    graph = model.graph
+    before = f"{output}_unscaled"
+    for node in graph.node:
+        node.output[:] = [before if name == output else name for name in node.output]
+        node.input[:] = [before if name == output else name for name in node.input]
+    graph.initializer.append(numpy_helper.from_array(np.float32(factor), f"{output}_factor"))
+    graph.node.append(helper.make_node("Mul", [before, f"{output}_factor"], [output], f"scale_{output}"))
+    onnx.checker.check_model(model)
+    return model

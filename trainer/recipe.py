@@ -137,8 +137,8 @@ class MapTeacherSettings(_Part):
 
     encoder: str = "tf_efficientnet_lite0"
     weights: str = "package"
-    side: int = Field(default=192, ge=64, le=256)
-    train: TrainSettings = TrainSettings(epochs=8, epoch_images=1024, batch=16)
+    side: int = Field(default=160, ge=64, le=256)
+    train: TrainSettings = TrainSettings(epochs=6, epoch_images=1024, batch=16, learning_rate=8e-4, ema=0.99)
 
 
 class MapSettings(_Part):

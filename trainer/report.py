@@ -77,6 +77,41 @@ def remarks(report: Mapping[str, Any]) -> Iterator[str]:
             yield f"{split}: single frames at the bundle's operating point: " + "; ".join(parts)
 
 
+def place_table(found: Mapping[str, Mapping[str, Any]], what: str) -> Table:
+    """Where regions lie, by source (or frame rate) and label (`trainer.localise.Tally.figures`)."""
+    table = Table(title=f"{what}: regions against masks", title_justify="left", title_style="bold")
+    for title, side in (
+        ("", "left"), ("label", "left"), ("shown / groups", "right"), ("found\n%", "right"), ("not there", "right"),
+        ("said all the same\n%", "right"), ("centre error, % of longer side\nmedian", "right"), ("p90", "right"),
+        ("box IoU, %\nmedian", "right"), ("mean", "right"),
+    ):  # fmt: skip
+        table.add_column(title, justify=side, no_wrap=True)  # type: ignore[arg-type]
+    for source, labels in found.items():
+        for label, at in labels.items():
+            numbers = [
+                _share(at[name]) for name in ("centre_error_p50", "centre_error_p90", "box_iou_p50", "box_iou_mean")
+            ]
+            table.add_row(source, label, f"{at['shown']} / {at['groups']}", _share(at["found"]), str(at["absent"]),
+                          _share(at["invented"]), *numbers)  # fmt: skip
+    return table
+
+
+def guard_table(found: Mapping[str, Mapping[str, int]]) -> Table:
+    """How many single frames are confidently called the finding, guard by guard (`trainer.localise.other_anatomy`)."""
+    table = Table(title="single frames confidently called the finding", title_justify="left", title_style="bold")
+    table.add_column("images of", no_wrap=True)
+    for title in ("images / groups", "by the score", "and fit to be judged", "and borne out by the model"):
+        table.add_column(title, justify="right")
+    for name, row in found.items():
+        counts = [f"{row[guard]} ({100 * row[guard] / row['images']:.1f} %)" for guard in ("score", "quality", "model")]
+        table.add_row(name, f"{row['images']} / {row['groups']}", *counts)
+    return table
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
 def markdown(report: Mapping[str, Any], judging: Judging) -> str:
     """The same tables in Markdown."""
     names = figure_names(judging)

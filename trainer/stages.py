@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     import onnx
     from torch import nn
 
+    from edge.bundle import MapSpec
     from trainer.data.pack import Pack
+    from trainer.evaluate import Answers, Judging
     from trainer.inputs import Inputs
     from trainer.recipe import MapSettings, StudentSettings, TrainSettings
 
@@ -394,6 +396,8 @@ class Run:
         from edge.bundle import DecisionSpec  # noqa: PLC0415
         from trainer.evaluate import Judging, evaluate_split, run_model  # noqa: PLC0415
         from trainer.export import choose_decision  # noqa: PLC0415
+        from trainer.maps import map_figures, map_truth  # noqa: PLC0415
+        from trainer.onnx_export import MAPS  # noqa: PLC0415
         from trainer.report import markdown  # noqa: PLC0415
 
         recipe = self.recipe
@@ -403,19 +407,37 @@ class Run:
             models = self.models()
             plain = Judging(recipe.labels, recipe.finding)
             count = len(recipe.labels)
+
+            def ask(row: str, split: str) -> Answers:
+                maps = MAPS if self._maps(row) else None
+                return run_model(models[row], self.inputs(split), title=f"{row} on {split}", labels=count, maps=maps)
+
             val = self.inputs("val")
-            logits = run_model(models["int8"], val, title="int8 on val", labels=count)
-            decision = choose_decision(logits, val, plain, recipe.decide)
+            first = ask("int8", "val")
+            decision = choose_decision(first.logits, val, plain, recipe.decide)
             judging = Judging(recipe.labels, recipe.finding, decision)
             report: dict[str, Any] = {"decision": decision.model_dump(), "splits": {}}
+            spec = self._choose_maps(first, judging)
+            if spec is not None:
+                report["maps"] = spec.model_dump()
+            if "smaller" in models:
+                second = ask("smaller", "val")
+                own = choose_decision(second.logits, val, plain, recipe.decide)
+                own_maps = self._choose_maps(second, Judging(recipe.labels, recipe.finding, own))
+                report["smaller"] = {"temperature": own.temperature,
+                                     "map_temperature": None if own_maps is None else own_maps.temperature}  # fmt: skip
             for split in recipe.evaluate.splits:
                 inputs = self.inputs(split)
                 say(f"reading the {split} split: {len(inputs.labels)} images")
-                answers = {name: run_model(model, inputs, title=f"{name} on {split}", labels=count)
-                           for name, model in models.items()}  # fmt: skip
-                report["splits"][split] = evaluate_split(
-                    answers, inputs, judging, repeats=recipe.evaluate.repeats, seed=recipe.seed
-                )
+                answers = {row: ask(row, split) for row in models}
+                part = report["splits"][split] = evaluate_split(
+                    {row: answer.logits for row, answer in answers.items()},
+                    inputs, judging, repeats=recipe.evaluate.repeats, seed=recipe.seed,
+                )  # fmt: skip
+                if spec is not None:
+                    truth = map_truth(inputs.records, self.root, recipe.input, spec.labels)
+                    part["maps"] = {row: map_figures(answer.maps, truth, spec, inputs.sources)
+                                    for row, answer in answers.items() if answer.maps is not None}  # fmt: skip
             _write(folder / "report.json", (json.dumps(report, indent=1) + "\n").encode())
             _write(folder / "report.md", markdown(report, judging).encode())
             return {"decision": DecisionSpec.model_validate(report["decision"]).model_dump()}
@@ -423,6 +445,18 @@ class Run:
         self._once("evaluate", folder, work)
         report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         return report
+
+    def _choose_maps(self, answers: Answers, judging: Judging) -> MapSpec | None:
+        """How the device reads the maps, from the validation split; None without maps."""
+        from trainer.evaluate import finding_scores  # noqa: PLC0415
+        from trainer.maps import choose_maps, map_truth  # noqa: PLC0415
+
+        settings, val, decision = self.recipe.maps, self.inputs("val"), judging.decision
+        if settings is None or answers.maps is None or decision is None:
+            return None
+        truth = map_truth(val.records, self.root, self.recipe.input, settings.labels)
+        scores = finding_scores(answers.logits, judging, decision.temperature) - decision.threshold
+        return choose_maps(answers.maps, truth, scores, (val.labels == judging.index) & val.fit, settings)
 
     @functools.cached_property
     def evaluate_key(self) -> str:
@@ -436,9 +470,9 @@ class Run:
 
     def bundle(self) -> Path:
         """Write the bundle; returns its path. The FP32 model lies beside it, in a bundle of its own."""
-        from edge.bundle import DecisionSpec  # noqa: PLC0415
+        from edge.bundle import DecisionSpec, MapSpec  # noqa: PLC0415
         from trainer.evaluate import Judging  # noqa: PLC0415
-        from trainer.export import build_bundle  # noqa: PLC0415
+        from trainer.export import Shipped, build_bundle  # noqa: PLC0415
 
         recipe = self.recipe
         folder = self._folder("bundle", digest("bundle", 1, self.evaluate_key, recipe.bundle, recipe.about))
@@ -447,17 +481,21 @@ class Run:
         def work() -> dict[str, Any]:
             report = self.evaluate()
             decision = DecisionSpec.model_validate(report["decision"])
-            models = self.models(("distilled", "int8"))
+            maps = MapSpec.model_validate(report["maps"]) if "maps" in report else None
+            shipped = [Shipped("primary", "int8", self.models(("int8",))["int8"])]
+            if recipe.smaller is not None:
+                shipped.append(Shipped("smaller", "int8", self._like_the_primary(report)))
+            wide = [Shipped("primary", "fp32", self.models(("distilled",))["distilled"])]
             sizes = {}
-            for precision, row, suffix in (("int8", "int8", ""), ("fp32", "distilled", "-fp32")):
+            for models, suffix in ((shipped, ""), (wide, "-fp32")):
                 shown = recipe
-                if precision == "fp32":  # it is for comparison, not for the device: no limit
+                if models is wide:  # it is for comparison, not for the device: no limit
                     shown = recipe.model_copy(
                         update={"bundle": recipe.bundle.model_copy(update={"max_bytes": 1 << 30})}
                     )
                 path = folder / f"{name}{suffix}.zip"
                 build_bundle(
-                    path, recipe=shown, models={precision: models[row]}, decision=decision, report=report,
+                    path, recipe=shown, models=models, decision=decision, maps=maps, report=report,
                     judging=Judging(recipe.labels, recipe.finding, decision), recipe_sha256=digest(recipe),
                     data_sha256=self.data_sha256, licences=_licences(self.records), facts=self._facts(),
                 )  # fmt: skip
@@ -465,6 +503,19 @@ class Run:
             return {"bundles": sizes}
 
         return self._once("bundle", folder, work) / f"{name}.zip"
+
+    def _like_the_primary(self, report: Mapping[str, Any]) -> bytes:
+        """The smaller INT8 model with outputs scaled to the primary one's temperatures, which the manifest holds."""
+        import onnx  # noqa: PLC0415
+
+        from trainer.onnx_export import LOGITS, MAPS, scale_output  # noqa: PLC0415
+
+        model = onnx.load_from_string(self.models(("smaller",))["smaller"])
+        own = report["smaller"]
+        model = scale_output(model, LOGITS, report["decision"]["temperature"] / own["temperature"])
+        if "maps" in report:
+            model = scale_output(model, MAPS, report["maps"]["temperature"] / own["map_temperature"])
+        return bytes(model.SerializeToString())
 
     def _facts(self) -> dict[str, Any]:
         from trainer.models import count_parameters  # noqa: PLC0415

@@ -41,11 +41,16 @@ def frame(path: str) -> tuple[Image, Mask, str | None]:
         raise DataError(f"{path}: no phantom frame of that name; write phantom:SEED#K with K from 0 to {BLOCK - 1}.")
     with _LOCK:  # threads that read neighbours wait for one rendering instead of doing it twice
         image, truth = _block(int(seed))[int(index)]
-    classes = np.full(image.shape[:2], TISSUE, np.uint8)
+    glimpse = not truth.visible and float((truth.folds | truth.glottis).mean()) > _GLIMPSE
+    return image, class_map(truth), None if truth.ambiguous or glimpse else LABELS[int(truth.visible)]
+
+
+def class_map(truth: Truth) -> Mask:
+    """A rendered frame's class map, uint8 (H, W), in which all but folds and glottis counts as tissue."""
+    classes = np.full(truth.folds.shape, TISSUE, np.uint8)
     classes[truth.folds] = FOLD
     classes[truth.glottis] = GLOTTIS
-    glimpse = not truth.visible and float((truth.folds | truth.glottis).mean()) > _GLIMPSE
-    return image, classes, None if truth.ambiguous or glimpse else LABELS[int(truth.visible)]
+    return classes
 
 
 @functools.lru_cache(maxsize=8)
