@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(demo)
     demo.add_argument("--seconds", type=_positive, help="end after so long (default: at Ctrl-C)")
     demo.add_argument("--no-page", action="store_true", help="without the phone page")
+    demo.add_argument("--phones", action="store_true", help="let phones in the same network pair: TLS, and a code")
     demo.add_argument("--json", action="store_true", help="print only the summary, as JSON")
 
     _add_phones(command)
@@ -257,6 +258,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         overrides,
         seconds=arguments.seconds,
         page=not arguments.no_page,
+        phones=arguments.phones,
         as_json=arguments.json,
         on_daemon=_stop_on_signals,
     )

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge import config as settings
+from edge import rehearsal
 from edge.broker import Broker
 from edge.daemon import Daemon
 from edge.display import service as display
+from edge.pairing import certificates, code
+from edge.pairing.adapter import Adapter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +28,7 @@ def run(
     *,
     seconds: float | None,
     page: bool,
+    phones: bool,
     as_json: bool,
     on_daemon: Callable[[Daemon], None],
 ) -> Summary:
@@ -35,6 +39,7 @@ def run(
         overrides: settings from the command line.
         seconds: how long, None for until stopped.
         page: whether to serve the phone page.
+        phones: whether phones in the same network can pair: TLS, accounts, a code on the terminal.
         as_json: print nothing but the summary.
         on_daemon: called with the daemon before it runs, so that signals can stop it.
 
@@ -43,11 +48,19 @@ def run(
     """
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="foldsight-demo-"))
-        broker = stack.enter_context(Broker())
         base = settings.load(config_file, overrides)
-        data = base.model_dump()
-        data["mqtt"] |= {"host": broker.host, "port": broker.port, "username": None, "ca_file": None}
-        data["display"] |= {"port": 0, "websocket_port": broker.websocket_port}
+        if phones:
+            config, broker = stack.enter_context(
+                rehearsal.rehearse(base, Path(folder) / "phones", host="", address=_address())
+            )
+        else:
+            broker = stack.enter_context(Broker())
+            config = base
+        data = config.model_dump()
+        if not phones:
+            data["mqtt"] |= {"host": broker.host, "port": broker.port, "username": None, "ca_file": None}
+            data["display"] |= {"port": 0, "websocket_port": broker.websocket_port}
+            data["phones"] |= {"enabled": False}
         data["state_dir"] = Path(folder)
         config = settings.Config.model_validate(data)
         address = None
@@ -59,13 +72,25 @@ def run(
             print("Foldsight demo: research software, not a medical device.")
             if address:
                 print(f"  phone page   {address}")
-            print(f"  broker       mosquitto_sub -V mqttv5 -p {broker.port} -t 'foldsight/v1/#' -v")
-            print(f"  source       {config.capture.source} at {config.capture.fps:g} frames/s")
+            if not phones:
+                print(f"  broker       mosquitto_sub -V mqttv5 -p {broker.port} -t 'foldsight/v1/#' -v")
+            print(f"  source       {public_name(config.capture.source)} at {config.capture.fps:g} frames/s")
             print(f"  model        {daemon.bundle.manifest.name} {daemon.bundle.manifest.version}")
+            if phones and page:
+                adapter = Adapter(config)
+                code_text = adapter.pairing_address(adapter.registry.new_token())
+                print(f"\n{code.terminal(code_text)}\n  {code_text}")
+                print("  Good for one phone and five minutes; the phone must trust the adapter first: docs/phone.md.\n")
             print("  Ctrl-C ends it and leaves nothing running.", flush=True)
         summary = daemon.run(seconds)
     print(json.dumps(summary.as_dict()) if as_json else report(summary), flush=True)
     return summary
+
+
+def _address() -> str:
+    """This machine's first address that is not loopback, else loopback."""
+    addresses = [a for a in certificates.local_addresses() if a.version == 4]  # noqa: PLR2004  the protocol's name
+    return str(next((a for a in addresses if not a.is_loopback), addresses[0]))
 
 
 def report(summary: Summary) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import ssl
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +17,20 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge.broker import Broker
 from edge.bundle import Artefact, DecisionSpec, InputSpec, Manifest, MapSpec, OutputSpec, write_bundle
+from edge.config import Config
 from edge.decision import calibrate
+from edge.display.service import serve
+from edge.pairing.adapter import Adapter
 from edge.regions import map_probabilities
+from edge.rehearsal import rehearse
 from edge.runtime import OnnxRuntime
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import paho.mqtt.client as paho
+
+    from edge.display.server import DisplayServer
 
 SIDE = 64
 
@@ -143,6 +154,61 @@ def map_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def broker() -> Iterator[Broker]:
     """A real mosquitto, on free loopback ports."""
     with Broker() as running:
+        yield running
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """An adapter with phones: a broker with TLS and accounts, and the page's server, as on a device."""
+
+    config: Config
+    broker: Broker
+    server: DisplayServer
+
+    @property
+    def adapter(self) -> Adapter:
+        return Adapter(self.config)
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    @property
+    def trust(self) -> ssl.SSLContext:
+        """What a phone has that trusts this adapter."""
+        return ssl.create_default_context(cadata=self.adapter.authority_certificate().decode())
+
+    def code(self) -> str:
+        """The content of a fresh QR code."""
+        return self.adapter.pairing_address(self.adapter.registry.new_token())
+
+    def account(self, username: str, password: str, name: str = "") -> paho.Client:
+        """A client over native TLS, not yet connected: `connect("127.0.0.1", config.phones.mqtt_port)`."""
+        client = self.broker.client(name)
+        client.username_pw_set(username, password)
+        client.tls_set_context(self.trust)
+        return client
+
+    def daemon(self, name: str = "") -> paho.Client:
+        """A client with the daemon's account, not yet connected: `connect(broker.host, broker.port)`."""
+        client = self.broker.client(name)
+        client.username_pw_set("edge", (self.adapter.edge / "password").read_text().strip())
+        return client
+
+
+@contextlib.contextmanager
+def rehearsed(folder: Path, **settings: object) -> Iterator[Rehearsed]:
+    """An adapter with phones on loopback; its device is adapter-1."""
+    config = Config.model_validate({"device": "adapter-1", "state_dir": folder / "state", **settings})
+    with contextlib.ExitStack() as stack:
+        config, broker = stack.enter_context(rehearse(config, folder / "phones", host="127.0.0.1", address="localhost"))
+        yield Rehearsed(config, broker, serve(config, stack))
+
+
+@pytest.fixture
+def phones(tmp_path: Path) -> Iterator[Rehearsed]:
+    """An adapter with phones, of one test's own."""
+    with rehearsed(tmp_path) as running:
         yield running
 
 

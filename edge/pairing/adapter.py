@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import secrets
 import socket
 from dataclasses import dataclass
@@ -66,7 +68,10 @@ class Adapter:
     def names(self) -> certificates.Names:
         """What the certificates are for."""
         dns = [f"{host_name()}.local", host_name(), socket.gethostname(), "localhost", self.address]
-        return certificates.Names.of([*dns, *self.config.phones.names], certificates.local_addresses())
+        addresses = certificates.local_addresses()
+        with contextlib.suppress(ValueError):
+            addresses.append(ipaddress.IPv4Address(self.address))
+        return certificates.Names.of([*dns, *self.config.phones.names], addresses)
 
     def prepare(self) -> bool:
         """Make certificates, accounts and passwords where they are missing, damaged or due.
@@ -78,7 +83,7 @@ class Adapter:
             FoldsightError: a folder cannot be read or written.
         """
         names = self.names
-        authority = certificates.ensure_authority(self.ca, host_name(), names.dns)
+        authority = certificates.ensure_authority(self.ca, host_name(), names)
         changed = [certificates.ensure_server(folder, authority, names) for folder in (self.broker, self.display)]
         passwords = {mosquitto.EDGE: _password(self.edge), mosquitto.DISPLAY: _password(self.display)}
         changed.append(mosquitto.plugin_state(self.broker, self.config.device, passwords))

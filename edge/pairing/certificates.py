@@ -15,7 +15,7 @@ import re
 import socket
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -26,7 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from edge.pairing import files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -54,11 +54,11 @@ class Names:
 
     @classmethod
     def of(cls, dns: Iterable[str], addresses: Iterable[Address]) -> Names:
-        """Sorted, each once; what is no host name is left out, as are addresses that are not private."""
+        """Sorted, each once; what is no host name is left out."""
         names = {name.lower().rstrip(".") for name in dns}
         return cls(
             tuple(sorted(n for n in names if _DNS_NAME.fullmatch(n))),
-            tuple(sorted({a for a in addresses if _is_private(a)}, key=lambda a: (a.version, int(a)))),
+            tuple(sorted(set(addresses), key=lambda a: (a.version, int(a)))),
         )
 
 
@@ -85,11 +85,16 @@ class Authority:
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
 
-    def permits(self, name: str) -> bool:
-        """Whether it may speak for this host name."""
+    def permitted(self, names: Names) -> Names:
+        """Those of the names and addresses that it may speak for."""
         constraints = self.certificate.extensions.get_extension_for_class(x509.NameConstraints).value
-        permitted = [n.value for n in constraints.permitted_subtrees or () if isinstance(n, x509.DNSName)]
-        return any(name == p or name.endswith("." + p) for p in permitted)
+        trees = constraints.permitted_subtrees or []
+        hosts = [t.value for t in trees if isinstance(t, x509.DNSName)]
+        networks = [t.value for t in trees if isinstance(t, x509.IPAddress)]
+        return Names(
+            tuple(n for n in names.dns if any(n == h or n.endswith(f".{h}") for h in hosts)),
+            tuple(a for a in names.addresses if any(_inside(a, n) for n in networks)),
+        )
 
 
 def fingerprint(certificate: bytes) -> str:
@@ -97,13 +102,13 @@ def fingerprint(certificate: bytes) -> str:
     return x509.load_pem_x509_certificate(certificate).fingerprint(hashes.SHA256()).hex().upper()
 
 
-def ensure_authority(folder: Path, name: str, dns: Sequence[str]) -> Authority:
+def ensure_authority(folder: Path, name: str, names: Names) -> Authority:
     """The authority in `ca.pem`, made if it is not there, damaged, or at its end.
 
     Args:
         folder: readable by nobody but the one that signs.
         name: the adapter's, part of the subject.
-        dns: host names that it may ever speak for.
+        names: what it may ever speak for, beside private addresses.
 
     Raises:
         FoldsightError: the folder cannot be read or written.
@@ -118,8 +123,10 @@ def ensure_authority(folder: Path, name: str, dns: Sequence[str]) -> Authority:
         x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Foldsight"),
         x509.NameAttribute(NameOID.COMMON_NAME, f"Foldsight {name}"[:64]),
     ])  # fmt: skip
-    permitted: list[x509.GeneralName] = [x509.DNSName(n) for n in Names.of(dns, ()).dns]
+    permitted: list[x509.GeneralName] = [x509.DNSName(n) for n in names.dns]
     permitted += [x509.IPAddress(network) for network in _PRIVATE]
+    public = [a for a in names.addresses if not any(_inside(a, network) for network in _PRIVATE)]
+    permitted += [x509.IPAddress(ipaddress.ip_network(a)) for a in public]
     certificate = (
         _builder(subject, subject, key.public_key(), CA_DAYS)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -147,7 +154,7 @@ def ensure_server(folder: Path, authority: Authority, names: Names) -> bool:
     Raises:
         FoldsightError: the folder cannot be read or written.
     """
-    names = Names(tuple(n for n in names.dns if authority.permits(n)), names.addresses)
+    names = authority.permitted(names)
     pair = _load(folder / "server.pem")
     files_same = files.read(folder / "ca.crt") == _pem(authority.certificate)
     if pair is not None and files_same and _still_good(pair[0], authority, names):
@@ -235,8 +242,8 @@ def _pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def _is_private(address: Address) -> bool:
-    return any(address in network for network in _PRIVATE)
+def _inside(address: Address, network: Any) -> bool:
+    return bool(address.version == network.version and address in network)
 
 
 def _now() -> dt.datetime:

@@ -66,7 +66,6 @@ def configuration(phones: PhoneListeners, *, port: int = 1883) -> str:
     tls = f"""\
 certfile {phones.folder}/server.pem
 keyfile {phones.folder}/server.pem
-tls_version tlsv1.2
 max_connections {phones.connections}
 # The name of the account is the client's id: no phone can throw out the daemon, or another phone, by taking its id.
 use_username_as_clientid true"""
