@@ -7,6 +7,8 @@
 #                                      what this machine does, frame by frame
 #   make soak [SOAK=8h]                the daemon and a broker for ten minutes or more: as quick and as small as at first?
 #   make faults                        what the daemon does when camera, clock or broker fail, as one table
+#   make arm-cost [BUNDLE=b.zip | MODEL=m.onnx] [STEPS=1] [RUNS=2] [ARM=folder] [JSON=1]
+#                                      Arm instructions per frame, by stage, counted under emulation (docs/cost.md)
 #   make train DATA=../shared/data     the committed model bundle, from the images
 
 PYTHON ?= python3
@@ -17,7 +19,7 @@ PAGE := edge/display/page
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help demo test lint check bench soak faults train page clean
+.PHONY: help demo test lint check bench soak faults arm-cost train page clean
 .DEFAULT_GOAL := help
 
 help:
@@ -47,7 +49,7 @@ $(PAGE)/node_modules/.package-lock.json: $(PAGE)/package.json $(PAGE)/package-lo
 	@cd $(PAGE) && PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --silent --no-audit --no-fund
 	@touch $@
 
-edge/display/static/index.html: $(PAGE)/node_modules/.package-lock.json $(wildcard $(PAGE)/src/* $(PAGE)/public/* $(PAGE)/build.mjs)
+edge/display/static/index.html: $(PAGE)/node_modules/.package-lock.json $(wildcard $(PAGE)/src/* $(PAGE)/public/* $(PAGE)/*.mjs)
 	@cd $(PAGE) && PATH="$$PATH:$(CURDIR)/$(BIN)" npm run --silent build >&2
 	@touch $@
 
@@ -61,10 +63,11 @@ lint: $(VENV)/.trainer
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/mypy deploy/emulator
 	@$(BIN)/lint-imports
 
 test: $(VENV)/.trainer page lint
-	@deploy/prerequisites.sh mosquitto chromium systemd-analyze
+	@deploy/prerequisites.sh mosquitto chromium systemd-analyze gstreamer
 	@cd $(PAGE) && PATH="$$PATH:$(CURDIR)/$(BIN)" npm run --silent check && PATH="$$PATH:$(CURDIR)/$(BIN)" npm test --silent
 	@$(BIN)/python -m pytest $(ARGS)
 
@@ -79,6 +82,11 @@ soak: $(VENV)/.edge
 faults: $(VENV)/.trainer
 	@deploy/prerequisites.sh mosquitto
 	@$(BIN)/python tests/system/faults.py $(if $(JSON),--json)
+
+arm-cost: $(VENV)/.edge
+	@deploy/prerequisites.sh arm-emulation
+	@$(BIN)/python deploy/emulator $(if $(ARM),--folder "$(ARM)") $(if $(MODEL),--model "$(MODEL)",$(if $(BUNDLE),--bundle "$(BUNDLE)")) \
+	    $(if $(STEPS),--steps) $(if $(RUNS),--runs $(RUNS)) $(if $(JSON),--json)
 
 train: $(VENV)/.trainer
 	@test -d "$(DATA)" || { echo "foldsight: DATA=$(DATA) is no folder: make train DATA=../shared/data" >&2; exit 2; }

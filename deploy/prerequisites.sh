@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs from the distribution what the Makefile's commands need and this machine lacks.
-# Usage: deploy/prerequisites.sh python|mosquitto|chromium|systemd-analyze ...
+# Usage: deploy/prerequisites.sh python|mosquitto|chromium|systemd-analyze|arm-emulation|gstreamer ...
 set -eu
 
 fail() {
@@ -52,6 +52,25 @@ for thing in "$@"; do
         ;;
     systemd-analyze)
         command -v systemd-analyze >/dev/null || apt_install systemd-analyze systemd
+        ;;
+    arm-emulation)
+        command -v qemu-aarch64 >/dev/null || apt_install "QEMU's user-mode emulation" qemu-user
+        command -v debootstrap >/dev/null || [ -x /usr/sbin/debootstrap ] || apt_install debootstrap debootstrap
+        command -v gpgv >/dev/null || apt_install gpgv gpgv
+        [ -r /usr/share/keyrings/debian-archive-keyring.gpg ] ||
+            apt_install "Debian's keyring" debian-archive-keyring
+        command -v gcc >/dev/null || apt_install "a C compiler" gcc
+        echo 'int main(void) { return 0; }' | gcc -x c -o /dev/null - 2>/dev/null || apt_install "the C library's headers" libc6-dev
+        ;;
+    gstreamer) # for the tests, which skip without it: the library, its plug-ins and an RTSP server, 60 MB to download
+        gi=${PYTHON:-python3}
+        "$gi" -c 'import sys; sys.path.append("/usr/lib/python3/dist-packages"); import gi
+for name in "Gst", "GstApp", "GstVideo", "GstRtspServer": gi.require_version(name, "1.0")
+from gi.repository import Gst
+Gst.init(None); sys.exit(not all(map(Gst.ElementFactory.find, ("videotestsrc", "rtspsrc", "jpegdec"))))' 2>/dev/null ||
+            for package in python3-gi gstreamer1.0-plugins-good gir1.2-gst-rtsp-server-1.0; do # these bring the rest
+                dpkg -s "$package" >/dev/null 2>&1 || apt_install "GStreamer ($package)" "$package"
+            done
         ;;
     *)
         fail "deploy/prerequisites.sh does not know '$thing'"
