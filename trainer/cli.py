@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from trainer.stages import Run
 
 NOTICE = "Research software, not a medical device."
-STAGES = ("data", "pack", "teacher", "scratch", "distil", "quantise", "evaluate", "bundle")
+STAGES = ("data", "pack", "teacher", "maps", "scratch", "distil", "quantise", "evaluate", "bundle")
 SPLITS = ("train", "val", "test")
 
 
@@ -179,6 +179,8 @@ def _stage(run: Run, stage: str) -> Any:
         return len(run.records)
     if stage == "pack":
         return len(run.pack)
+    if stage == "maps":
+        return str(run.soft_masks())
     if stage == "evaluate":
         run.evaluate()
         return str(run.report_folder)

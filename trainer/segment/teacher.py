@@ -101,10 +101,12 @@ class Validation:
                 empty.setdefault(source, []).append(float(((answer != OTHER) & (sets == 1 << OTHER)).mean()))
         dices = {name: float(np.mean(values)) for name, values in sorted(found.items())}
         wrong = {f"{source}_false": float(np.mean(values)) for source, values in sorted(empty.items())}
-        of_source = [
-            np.mean([v for name, v in dices.items() if name.startswith(f"{source}_")] or [1 - wrong[f"{source}_false"]])
-            for source in sorted(set(self._sources))
-        ]
+        of_source = []
+        for source in sorted(set(self._sources)):
+            dice_of = [v for name, v in dices.items() if name.startswith(f"{source}_")]
+            left_empty = [1 - wrong[name] for name in (f"{source}_false",) if name in wrong]
+            if dice_of or left_empty:  # masks that only say where something is not give neither
+                of_source.append(np.mean(dice_of or left_empty))
         return {"score": float(np.mean(of_source)), "loss": loss, **dices, **wrong}
 
 
