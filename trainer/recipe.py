@@ -138,7 +138,7 @@ class MapTeacherSettings(_Part):
     encoder: str = "tf_efficientnet_lite0"
     weights: str = "package"
     side: int = Field(default=160, ge=64, le=256)
-    train: TrainSettings = TrainSettings(epochs=6, epoch_images=1024, batch=16, learning_rate=8e-4, ema=0.99)
+    train: TrainSettings = TrainSettings(epochs=7, epoch_images=1024, batch=16, learning_rate=8e-4, ema=0.99)
 
 
 class MapSettings(_Part):
