@@ -39,8 +39,9 @@ class Capture(_Section):
     """Where frames come from."""
 
     source: str = Field(default="auto", min_length=1)
-    """`auto` (a Pi camera, else the first V4L2 camera), `picamera`, `picamera:N`, `/dev/videoN` or a link under
-    /dev/v4l/by-id, `phantom`, a video file, a folder of images, or a stream's URL (rtsp://, http://)."""
+    """`auto` (a Pi camera, else the first V4L2 camera), `picamera`, `picamera:N`, a Jetson's `csi`, `csi:N`,
+    `/dev/videoN` or a link under /dev/v4l/by-id, `phantom`, a video file, a folder of images, a stream's URL (rtsp://,
+    http://), or `gst:` and a GStreamer pipeline without its sink."""
     width: int = Field(default=1280, ge=64, le=7680)
     """Asked of the camera, pixels; what it really gives is published."""
     height: int = Field(default=720, ge=64, le=4320)

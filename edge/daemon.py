@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edge import __version__, messages
 from edge.analysis import Analyser
 from edge.bundle import Bundle
-from edge.capture import Reader, choose_source, is_camera
+from edge.capture import Reader, choose_source, is_camera, public_name
 from edge.errors import SourceError
 from edge.frames import NewestFrameSlot, now_ns
 from edge.mqtt import Link
@@ -167,7 +167,7 @@ class Daemon:
                 for name, p in ((n, m.total.percentiles()) for n, m in pipeline.stages.items())
             },
             unsent=self._link.unsent,
-            source=self._reader.info.name if self._reader.info else self.config.capture.source,
+            source=self._reader.info.name if self._reader.info else public_name(self.config.capture.source),
             model=f"{self.bundle.manifest.name} {self.bundle.manifest.version}",
         )
 
@@ -222,7 +222,7 @@ class Daemon:
             return ""
         seconds = self._reader.hangs(open_s=self.config.capture.open_s, read_s=self._hung_s)
         if seconds:
-            name = self.config.capture.source
+            name = public_name(self.config.capture.source)
             return f"the driver of {name} has not answered for {seconds:.1f} s and cannot be interrupted"
         seconds = (now_ns() - self.pipeline.progress_ns) / 1e9
         return f"the model has not answered for {seconds:.1f} s" if seconds > self._hung_s else ""
@@ -316,8 +316,8 @@ class Daemon:
 
     @property
     def _public_source(self) -> str:
-        """The source's name as it may leave the device: the name of a replayed file could be a patient's."""
-        return self.config.capture.source if is_camera(self.config.capture) else "replay"
+        """The source's name as it may leave the device: a file's could be a patient's, an address holds passwords."""
+        return public_name(self.config.capture.source) if is_camera(self.config.capture) else "replay"
 
     def _status(self, state: messages.DeviceStatus, reasons: list[str]) -> messages.Status:
         return messages.Status(

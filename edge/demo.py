@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edge import config as settings
 from edge import rehearsal
 from edge.broker import Broker
+from edge.capture import public_name
 from edge.daemon import Daemon
 from edge.display import service as display
 from edge.pairing import certificates, code

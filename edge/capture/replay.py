@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from edge.capture.base import SourceInfo
+from edge.capture.names import public_name
 from edge.errors import EndOfSource, SourceError
 from edge.frames import Frame, now_ns
 
@@ -127,7 +128,7 @@ class VideoSource:
     """A video file, or a stream from the network."""
 
     def __init__(self, name: str, *, lossless: bool, loop: bool, stream: bool = False) -> None:
-        self._name, self._loop, self._stream = name, loop, stream
+        self._source, self._name, self._loop, self._stream = name, public_name(name), loop, stream
         self._stamper = _Stamper(lossless=lossless)
         self._video: cv2.VideoCapture | None = None
         self._at = self._seq = 0
@@ -135,7 +136,7 @@ class VideoSource:
     def open(self) -> SourceInfo:
         """Open it and read its size and rate."""
         self.close()
-        video = cv2.VideoCapture(self._name, cv2.CAP_FFMPEG, _STREAM_TIMEOUTS if self._stream else [])
+        video = cv2.VideoCapture(self._source, cv2.CAP_FFMPEG, _STREAM_TIMEOUTS if self._stream else [])
         if not video.isOpened():
             kind = "a stream that answers" if self._stream else "a video that can be read"
             raise SourceError(f"{self._name} is not {kind}: check that it is there and whole")
