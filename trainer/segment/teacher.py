@@ -39,6 +39,7 @@ SETTINGS = "settings.json"
 WEIGHTS = {"vocalfolds": 3.0, "bagls-glottis": 2.0, "bagls": 1.0, "phantom": 1.5, "kvasir-seg": 1.0}
 """How often a source is drawn: by what its masks are worth."""
 _HELD = 48  # validation images of a source and label
+_KNOWN_SHARE = 0.5  # of an image's pixels, that must be known for it to count as empty
 _BATCH = 16
 
 
@@ -74,7 +75,7 @@ class Validation:
         for (source, _), indices in sorted(cells.items()):
             for index in indices[:_HELD]:
                 held = _letterboxed_sets(pack, index)
-                if any(decided(held, number) is not None for number in (FOLDS, GLOTTIS)):
+                if _shown(held) or _empty(held):
                     self._sources.append(source)
                     images.append(_shrink(np.asarray(pack.images[index]), side))
                     sets.append(cv2.resize(held, (side, side), interpolation=cv2.INTER_NEAREST))
@@ -92,12 +93,10 @@ class Validation:
         for source, sets, answer in zip(self._sources, self._sets, classes, strict=True):
             for number in (FOLDS, GLOTTIS):
                 told = decided(sets, number)
-                if told is None:
-                    continue
-                if told[0].any():
+                if told is not None and told[0].any():
                     dice = measure(answer == number, *told)["dice"]
                     found.setdefault(f"{source}_{CLASSES[number]}", []).append(dice)
-            if not (sets & ~np.uint8(1 << OTHER)).any():
+            if _empty(sets):
                 empty.setdefault(source, []).append(float(((answer != OTHER) & (sets == 1 << OTHER)).mean()))
         dices = {name: float(np.mean(values)) for name, values in sorted(found.items())}
         wrong = {f"{source}_false": float(np.mean(values)) for source, values in sorted(empty.items())}
@@ -108,6 +107,18 @@ class Validation:
             if dice_of or left_empty:  # masks that only say where something is not give neither
                 of_source.append(np.mean(dice_of or left_empty))
         return {"score": float(np.mean(of_source)), "loss": loss, **dices, **wrong}
+
+
+def _shown(sets: NDArray[np.uint8]) -> bool:
+    """Whether an image shows a class that its mask tells apart."""
+    told = [decided(sets, number) for number in (FOLDS, GLOTTIS)]
+    return any(one is not None and bool(one[0].any()) for one in told)
+
+
+def _empty(sets: NDArray[np.uint8]) -> bool:
+    """Whether an image is known to show neither folds nor glottis."""
+    known = sets[sets != NOTHING_KNOWN]
+    return known.size > 0 and bool((known == 1 << OTHER).all()) and known.size > _KNOWN_SHARE * sets.size
 
 
 def train_map_teacher(run: Run, settings: MapTeacherSettings, folder: Path) -> Trained:
