@@ -64,7 +64,8 @@ class MapSpec(_Part):
         labels: of its channels, in their order.
         stride: divides the input's height and width.
         temperature: divides the logits before the sigmoid (`edge.regions.map_probabilities`).
-        thresholds: per label, the probability from which on a cell shows it.
+        thresholds: per label, the probability from which on a cell shows it for sure: a region has one such cell or
+            more.
         smallest_area: a region of less is none; as a share of what the model sees of the frame, padding left out.
         smoothing_s: time constant of the regions' exponential smoothing, seconds. By as much they lag behind what
             moves steadily, so it is short.

@@ -2,11 +2,12 @@
 
 A map's cell is a square of input pixels; its probability is taken for the share of the square that shows the label.
 That is what lets box and centre fall between cells: the box ends where the probability, interpolated between cell
-centres, crosses the label's threshold, and the centre is weighted by probability, the cells around the region included.
+centres, falls to half of what it is inside, and the centre is weighted by it, the cells around the region included.
 
-A label has one region at most. The folds are two, and mucus or a shadow cuts either into pieces: the region begins with
-the connected cells that have the most evidence and takes in every other piece that is no speck beside them and lies no
-farther away than they are long.
+A region is rooted in cells that reach the label's threshold, and grows over those next to it that reach half of it: a
+glottis that is narrower than a cell has its whole length so. A label has one region at most. The folds are two, and
+mucus or a shadow cuts either into pieces: the region begins with the piece that has the most evidence and takes in any
+other that is no speck beside it and lies no farther away than it is long.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _SPECK = 0.1  # of the largest piece's evidence: less does not count
 _REACH = 1.0  # lengths of the largest piece within which another belongs to it
+_GROWTH = 0.5  # of the threshold: what cells next to a region need to belong to it
 _PRESENT = 0.5  # share of the smoothing time in which a region must have been found
 _AROUND = np.ones((3, 3), np.uint8)
 
@@ -43,7 +45,7 @@ class Region:
         box: left, top, width, height.
         centre: x, y of the centre of mass, which need not be the box's.
         area: share of the frame that the label covers: the expected one, the sum of the cells' probabilities.
-        score: mean probability of the cells that the threshold let in.
+        score: mean probability of the cells that reach the threshold.
     """
 
     label: str
@@ -216,51 +218,55 @@ def _cells(inner: Box, stride: int) -> tuple[slice, slice]:
 
 def _extent(cells: NDArray[np.float32], threshold: float) -> _Extent | None:
     """The region in a map of one label, float32 (rows, columns); None where no cell reaches the threshold."""
-    above = np.asarray(cells >= threshold, np.uint8)
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
-    if count == 1:
+    sure = cells >= threshold
+    if not sure.any():
         return None
-    single = count == 2  # noqa: PLR2004  the background is a piece too
-    chosen = above if single else _together(cells, np.asarray(parts, np.int32), np.asarray(stats, np.int32))
+    above = np.asarray(cells >= _GROWTH * threshold, np.uint8)
+    _, parts, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
+    rooted = np.zeros(len(stats), np.bool_)
+    rooted[parts[sure]] = True
+    chosen = _together(cells, np.asarray(parts, np.int32), np.asarray(stats, np.int32), rooted)
+    sure &= chosen > 0
     # The cells around the region are partly covered too; those of pieces that were left out are not its own.
     around = np.asarray(cv2.dilate(chosen, _AROUND), np.uint8) & (chosen | (1 - above))
     weights = cells * around
     across, down = weights.sum(axis=0), weights.sum(axis=1)
     mass = float(across.sum())
+    level = 0.5 * float(np.median(cells[chosen > 0]))
     return _Extent(
-        _crossings(weights.max(axis=0), threshold),
-        _crossings(weights.max(axis=1), threshold),
+        _crossings(weights.max(axis=0), level),
+        _crossings(weights.max(axis=1), level),
         (float(across @ (np.arange(len(across)) + 0.5)) / mass, float(down @ (np.arange(len(down)) + 0.5)) / mass),
         mass,
-        float(cells[chosen > 0].mean()),
+        float(cells[sure].mean()),
     )
 
 
-def _together(cells: NDArray[np.float32], parts: NDArray[np.int32], stats: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """1 where a cell is of the piece with the most evidence, or of one that belongs to it."""
-    evidence = np.bincount(parts.ravel(), weights=cells.ravel(), minlength=len(stats))
-    evidence[0] = 0  # the background
+def _together(
+    cells: NDArray[np.float32], parts: NDArray[np.int32], stats: NDArray[np.int32], rooted: NDArray[np.bool_]
+) -> NDArray[np.uint8]:
+    """1 where a cell is of the rooted piece with the most evidence, or of one that belongs to it."""
+    evidence = np.bincount(parts.ravel(), weights=cells.ravel(), minlength=len(stats)) * rooted
     main = int(evidence.argmax())
     low = stats[:, [cv2.CC_STAT_LEFT, cv2.CC_STAT_TOP]]
     size = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]
     high = low + size
     gap = np.maximum(np.maximum(low - high[main], low[main] - high), 0)
-    belongs = (evidence >= _SPECK * evidence[main]) & (np.hypot(*gap.T) <= _REACH * size[main].max())
-    belongs[0] = False
+    belongs = rooted & (evidence >= _SPECK * evidence[main]) & (np.hypot(*gap.T) <= _REACH * size[main].max())
     return np.asarray(belongs[parts], np.uint8)
 
 
-def _crossings(profile: NDArray[np.float32], threshold: float) -> _FirstLast:
-    """Where a profile over cells first and last crosses the threshold, in cells; at the farthest, the map's edges."""
-    above = np.flatnonzero(profile >= threshold)
+def _crossings(profile: NDArray[np.float32], level: float) -> _FirstLast:
+    """Where a profile over cells first and last crosses a level, in cells; at the farthest, the map's edges."""
+    above = np.flatnonzero(profile >= level)
     first, last = int(above[0]), int(above[-1])
     begin, end = 0.0, float(len(profile))
     if first > 0:
         low, high = float(profile[first - 1]), float(profile[first])
-        begin = first + 0.5 - (high - threshold) / (high - low)
+        begin = first + 0.5 - (high - level) / (high - low)
     if last + 1 < len(profile):
         low, high = float(profile[last + 1]), float(profile[last])
-        end = last + 0.5 + (high - threshold) / (high - low)
+        end = last + 0.5 + (high - level) / (high - low)
     return begin, end
 
 
