@@ -17,6 +17,7 @@ from edge.decision import NO_SIGNAL, Decision, Verdict
 from edge.frames import Frame, NewestFrameSlot, now_ns
 from edge.latency import Ladder, Sample
 from edge.optics import FrozenDetector
+from edge.regions import Region, RegionSmoother
 from edge.runtime import open_runtime
 from edge.stats import Meter
 
@@ -87,6 +88,8 @@ class Pipeline:
         self._config, self._session, self._preview = config, session, preview
         self._reader, self._slot, self._analyser, self._outlet = reader, slot, analyser, outlet
         self._decision = Decision(analyser.manifest.decision, analyser.finding, analyser.other)
+        maps = analyser.manifest.outputs.maps
+        self._smoother = None if maps is None else RegionSmoother(maps, analyser.manifest.decision.expire_s)
         self._lossless = config.capture.pace == "lossless"
         self._model = messages.ModelId(name=analyser.manifest.name, version=analyser.manifest.version)
         smaller = analyser.bundle.smaller(analyser.artefact.precision)
@@ -156,6 +159,7 @@ class Pipeline:
         now_s = time.monotonic()
         waited_s = now_s - self._last_taken_s
         if self._reader.state != "live":
+            self._at_s = 0.0  # what comes next is another run of the source, and its stamps may lie further back
             verdict = self._decision.no_signal(now_s, f"source_{self._reader.state}")
         elif waited_s > self._config.capture.timeout_s:
             verdict = self._decision.no_signal(now_s, "no_frames")
@@ -189,6 +193,7 @@ class Pipeline:
         else:
             score = analysis.score if analysis.quality.good else None
             verdict = self._decision.frame(at_s, score, reasons)
+        regions = self._regions(at_s, analysis, verdict)
         decided = now_ns()
         self._last = frame
         age_ms = frame.age_ms(decided)
@@ -196,12 +201,13 @@ class Pipeline:
         stages_ms = {
             "wait": wait_ms,
             **{name: ns / 1e6 for name, ns in zip(STAGES, analysis.stages_ns, strict=True)},
-            "decide": (decided - judged) / 1e6,
+            # All the rest: calibration and regions are part of the analysis, and of the decision.
+            "decide": (decided - taken - sum(analysis.stages_ns)) / 1e6,
         }
         self.counts.classified += 1
         self.counts.over_budget += over
         self.counts.states[verdict.state] += 1
-        detection = self._detection(frame, analysis, verdict, reasons, stages_ms, age_ms, over)
+        detection = self._detection(frame, analysis, verdict, reasons, regions, stages_ms, age_ms, over)
         self._outlet.live("detection", detection.encode())
         self._publish_state(verdict)
         if self._preview is not None and verdict.state != NO_SIGNAL:
@@ -213,6 +219,17 @@ class Pipeline:
             self.stages[name].add(value, at_s)
         self.stages["publish"].add((done - decided) / 1e6, at_s)
         self._adapt(frame, taken, done, age_ms)
+
+    def _regions(self, at_s: float, analysis: Analysis, verdict: Verdict) -> tuple[Region, ...]:
+        """The smoothed regions that may be shown with a frame.
+
+        None where the state is anything but the finding: a box would say "here they are" beside a headline that says
+        that they are not, or that nobody knows. None with a frame that is not fit, though the state outlasts it.
+        """
+        if self._smoother is None:
+            return ()
+        smoothed = self._smoother.frame(at_s, analysis.places if analysis.quality.good else None)
+        return smoothed if verdict.state == self._analyser.finding else ()
 
     def _too_old(self, frame: Frame, taken: int, now: int) -> bool:
         """Whether a frame must not be published as current any more; it is dropped and counted."""
@@ -252,6 +269,7 @@ class Pipeline:
         analysis: Analysis,
         verdict: Verdict,
         reasons: tuple[str, ...],
+        regions: tuple[Region, ...],
         stages_ms: dict[str, float],
         age_ms: float,
         over: bool,
@@ -282,7 +300,16 @@ class Pipeline:
                 sharpness=round(quality.sharpness, 3),
                 aperture=None if box is None else _rounded(box.as_fractions(width, height)),
             ),
-            regions=[],
+            regions=[
+                messages.Region.model_construct(
+                    label=region.label,
+                    box=_rounded(region.box),
+                    centre=(round(region.centre[0], 4), round(region.centre[1], 4)),
+                    area=round(region.area, 5),
+                    score=round(region.score, 4),
+                )
+                for region in regions
+            ],
             stages_ms={name: round(value, 3) for name, value in stages_ms.items()},
             budget_ms=self._config.latency.budget_ms,
             over_budget=over,
@@ -291,6 +318,8 @@ class Pipeline:
         )
 
     def _publish_state(self, verdict: Verdict) -> None:
+        if self._smoother is not None and verdict.state == NO_SIGNAL:
+            self._smoother.forget()  # what was seen before says nothing about what is seen after
         now_s = time.monotonic()
         if verdict.state == self._state and now_s - self._said_s < _HEARTBEAT_S:
             return

@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from edge.capture.guard import ImageGuard, StampGuard
+from edge.capture.guard import ImageGuard, StampGuard, Timeline
 from edge.errors import EndOfSource, SourceError
 from edge.frames import Frame, NewestFrameSlot, now_ns
 
@@ -81,6 +81,7 @@ class Reader:
         reopened: how often it was tried to open it anew.
         stamps: watches over the frames' time stamps.
         images: watches over their images.
+        timeline: lets a replay's own time go on where it begins again.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class Reader:
         self.info: SourceInfo | None = None
         self.frames = 0
         self.reopened = 0
-        self.stamps, self.images = StampGuard(), ImageGuard()
+        self.stamps, self.images, self.timeline = StampGuard(), ImageGuard(), Timeline()
 
     def start(self) -> None:
         """Begin to read."""
@@ -170,7 +171,7 @@ class Reader:
             if self.info is not None and self.info.live and self.images.size != (self.info.width, self.info.height):
                 self.info = replace(self.info, width=image.shape[1], height=image.shape[0])
             self.frames += 1
-            self._put(self.stamps.check(frame))
+            self._put(self.timeline.check(self.stamps.check(frame)))
         self._call = "read", now_ns()
 
     def _run(self) -> None:

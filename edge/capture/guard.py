@@ -63,6 +63,38 @@ class StampGuard:
         return replace(frame, exposed_ns=frame.dequeued_ns, stamp="dequeue", wall_time=frame.wall_time + delivery / 1e9)
 
 
+class Timeline:
+    """Lets a replay's own time go on where it begins again, because the replay was opened anew or looped.
+
+    Decisions run on that time and would else stand still until it caught up. The first frame after a step back comes
+    one frame interval after the last one before it, however long the reopening took: a replay stays deterministic.
+
+    Attributes:
+        restarted: how often it began again.
+    """
+
+    def __init__(self) -> None:
+        self.restarted = 0
+        self._last_ns: int | None = None
+        self._shift_ns = 0
+        self._interval_ns = 40_000_000  # until two frames have shown it
+
+    def check(self, frame: Frame) -> Frame:
+        """The frame, with a time that is not before the last one's."""
+        if frame.timeline_ns is None:
+            return frame
+        at = frame.timeline_ns + self._shift_ns
+        if self._last_ns is not None:
+            if at < self._last_ns:
+                self.restarted += 1
+                at = self._last_ns + self._interval_ns
+                self._shift_ns = at - frame.timeline_ns
+            elif at > self._last_ns:
+                self._interval_ns = at - self._last_ns
+        self._last_ns = at
+        return replace(frame, timeline_ns=at) if self._shift_ns else frame
+
+
 class ImageGuard:
     """Makes images uint8 (height, width, 3) BGR, and a camera's of one size; rejects those that cannot be.
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edge.capture import Reader, SourceInfo, choose_source, picamera
-from edge.capture.guard import StampGuard
+from edge.capture.guard import StampGuard, Timeline
 from edge.capture.replay import FolderSource, VideoSource
 from edge.capture.v4l2 import V4L2Source
 from edge.config import Capture
@@ -354,6 +356,27 @@ def test_frames_that_waited_in_the_driver_keep_their_true_age() -> None:
     queue = [Frame(image, n, 10**12 + n * 33_000_000, "driver", at_once + n, 0.0) for n in range(5)]
     assert [guard.check(f).age_ms(at_once) for f in queue] == pytest.approx([500, 467, 434, 401, 368])
     assert not guard.refused
+
+
+def test_a_replays_time_goes_on_where_it_begins_again() -> None:
+    timeline, image = Timeline(), np.zeros((1, 1, 3), np.uint8)
+    given = [0, 30, 60, 0, 30, 30, 60, 10, 500]
+    frames = [Frame(image, n, 0, "synthetic", 0, 0.0, "", ms) for n, ms in enumerate(given)]
+    assert [timeline.check(f).timeline_ns for f in frames] == [0, 30, 60, 90, 120, 120, 150, 180, 670]
+    assert timeline.restarted == 2
+    camera = Frame(image, 9, 0, "sensor", 0, 0.0)
+    assert timeline.check(camera) is camera
+
+
+@given(st.lists(st.integers(0, 10**12), min_size=1, max_size=50))
+def test_no_replays_time_runs_backwards(given_ns: list[int]) -> None:
+    timeline, image = Timeline(), np.zeros((1, 1, 3), np.uint8)
+    times = [
+        timeline.check(Frame(image, n, 0, "synthetic", 0, 0.0, "", ns)).timeline_ns or 0
+        for n, ns in enumerate(given_ns)
+    ]
+    assert times == sorted(times)
+    assert times[0] == given_ns[0]
 
 
 def test_the_measured_rate_is_that_of_the_frames() -> None:

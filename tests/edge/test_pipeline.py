@@ -14,8 +14,9 @@ from conftest import tiny_files, tiny_manifest
 
 from edge.analysis import Analyser, Analysis
 from edge.bundle import Bundle, write_bundle
-from edge.capture import SourceInfo
+from edge.capture import Reader, SourceInfo
 from edge.config import Config
+from edge.errors import EndOfSource, SourceError
 from edge.frames import Frame, NewestFrameSlot, now_ns
 from edge.messages import json_schemas
 from edge.pipeline import Pipeline
@@ -171,7 +172,7 @@ class Slow:
 
     def __init__(self, runtime: Runtime, seconds: float) -> None:
         self._runtime, self.seconds = runtime, seconds
-        self.description = runtime.description
+        self.description, self.maps = runtime.description, runtime.maps
         self.calls = 0
 
     def infer(self, image: np.ndarray) -> np.ndarray:
@@ -281,6 +282,62 @@ def test_the_same_picture_again_and_again_is_no_signal_and_a_new_one_ends_it(ben
     assert bench.pipeline.state == "folds"
 
 
+def test_regions_are_told_while_the_folds_are_seen_and_never_else(map_bundle: Path) -> None:
+    bench = Bench(map_bundle, pace="lossless")
+    clock = iter(range(1000))
+
+    def show(image: np.ndarray) -> dict[str, Any]:
+        bench.show(image, timeline_ns=next(clock) * 33_000_000)
+        return bench.out.of("detection")[-1]
+
+    def half_red() -> np.ndarray:
+        image = bench.picture(red=True)
+        image[:, :24] = image[:, 72:] = bench.picture(red=False)[:, :24]
+        return image
+
+    film = [show(half_red()) for _ in range(40)]
+    for message in film:
+        assert bool(message["regions"]) == (message["state"] == "folds"), message["seq"]
+    (region,) = film[-1]["regions"]
+    assert region["label"] == "folds"
+    assert region["centre"] == pytest.approx([0.5, 0.5], abs=0.03)
+    assert region["box"] == pytest.approx([0.25, 0, 0.5, 1], abs=0.05)
+    assert region["area"] == pytest.approx(0.5, abs=0.1)
+    assert 0.5 < region["score"] <= 1
+    # Folds by their state, for a while yet, but this frame is not fit; then it is again.
+    blank = show(np.full((96, 96, 3), (30, 30, 170), np.uint8))
+    assert (blank["state"], blank["regions"]) == ("folds", [])
+    assert show(half_red())["regions"]
+    # Away: the state hesitates, and no box is left behind.
+    after = [show(bench.picture(red=False)) for _ in range(40)]
+    assert not any(message["regions"] for message in after if message["state"] != "folds")
+    assert not any(message["regions"] for message in after[5:])
+
+
+def test_regions_of_before_a_loss_are_forgotten(map_bundle: Path) -> None:
+    bench = Bench(map_bundle)
+    bench.watch(1.0, red=True)
+    assert bench.out.of("detection")[-1]["regions"]
+    bench.reader.state = "lost"
+    bench.pipeline.step()
+    bench.reader.state = "live"
+    bench.show(bench.picture(red=True))
+    assert bench.pipeline._smoother is not None
+    assert all(track._share < 0.2 for track in bench.pipeline._smoother._tracks.values())
+    assert not bench.out.of("detection")[-1]["regions"]
+
+
+def test_events_and_states_are_the_same_with_maps_and_without(map_bundle: Path, tiny_bundle: Path) -> None:
+    def play(bundle: Path) -> tuple[list[tuple[int, str, float]], list[str]]:
+        bench = Bench(bundle, pace="lossless")
+        for index in range(90):
+            bench.show(bench.picture(red=20 <= index < 60), timeline_ns=index * 33_000_000)
+        said = [(m["seq"], m["state"], m["score"]) for m in bench.out.of("detection")]
+        return said, [e["after"] for e in bench.out.of("event")]
+
+    assert play(map_bundle) == play(tiny_bundle)
+
+
 def test_a_blank_picture_is_uncertain_whatever_the_score(bench: Bench) -> None:
     for value in range(60):
         bench.show(np.full((96, 96, 3), (30, 30 + value % 3, 170), np.uint8))
@@ -302,6 +359,56 @@ def test_a_lossless_replay_decides_the_same_however_fast_it_runs(tiny_bundle: Pa
     slow, fast = play(0.004), play(0)
     assert slow == fast
     assert {state for _, state in fast} >= {"folds", "no_folds"}
+
+
+class Restarting:
+    """A recording whose own time begins at zero again whenever it is opened, and in the middle of the second run."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench, self._runs, self._at, self._seq = bench, 0, 0, 0
+
+    def open(self) -> SourceInfo:
+        self._runs, self._at = self._runs + 1, 0
+        return SourceInfo("test", "restarting", 96, 96, 30, live=False)
+
+    def read(self) -> Frame:
+        if self._at == 60:
+            raise SourceError("it broke off") if self._runs == 1 else EndOfSource
+        image = self._bench.picture(red=self._runs == 1 or self._at >= 30)
+        timeline_ns = self._at % (60 if self._runs == 1 else 30) * 33_000_000
+        self._at, self._seq = self._at + 1, self._seq + 1
+        now = now_ns()
+        return Frame(image, self._seq - 1, now, "synthetic", now, time.time(), "", timeline_ns)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_timeline_that_begins_again_does_not_make_decisions_stand_still(tiny_bundle: Path) -> None:
+    bench = Bench(tiny_bundle, pace="lossless")
+    reader = Reader(Restarting(bench), bench.slot, lossless=True, tell=lambda *_: None)
+    bench.pipeline._reader = reader
+    reader.start()
+    while bench.pipeline.step():
+        pass
+    assert (reader.reopened, reader.timeline.restarted) == (1, 2)
+    seen = {m["seq"]: m["state"] for m in bench.out.of("detection")}
+    assert len(seen) == 120
+    # Each stretch of one second or more ends in what it shows.
+    assert [seen[last] for last in (59, 89, 119)] == ["folds", "no_folds", "folds"]
+
+
+def test_stamps_that_lie_further_back_after_a_loss_do_not_make_decisions_stand_still(tiny_bundle: Path) -> None:
+    bench = Bench(tiny_bundle, latency={"ladder": False, "max_age_ms": 10_000})
+    bench.watch(1.0, red=True)
+    bench.reader.state = "lost"
+    bench.pipeline.step()
+    bench.reader.state = "live"
+    begin = now_ns() - 1_900_000_000  # another driver's stamps: as old as they may be
+    for index in range(50):
+        age_ms = (now_ns() - begin) / 1e6 - 33 * index
+        bench.show(bench.picture(red=False), age_ms=age_ms)
+    assert bench.pipeline.state == "no_folds"
 
 
 def test_the_end_of_a_replay_is_no_signal(bench: Bench) -> None:

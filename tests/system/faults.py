@@ -300,6 +300,13 @@ def _back(rig: Rig) -> None:
     rig.camera.gone = False
 
 
+def _back_from_zero(rig: Rig) -> None:
+    """Plugged in again, its clock counts from there."""
+    started = now_ns()
+    rig.camera.spoil = lambda frame: replace(frame, exposed_ns=frame.exposed_ns - started)
+    rig.camera.gone = False
+
+
 _real_time = time.time
 
 
@@ -326,6 +333,7 @@ _KEPT_OUT = (
 FAULTS = (
     Fault("source gone mid-frame", _gone, _back, reason="source_lost", event=("source", "lost"), notice_s=0.5,
           recover_s=3.0),
+    Fault("source gone, back with stamps from zero", _gone, _back_from_zero, reason="source_lost", recover_s=3.0),
     Fault("source hung", lambda rig: rig.camera.hung.clear(), lambda rig: rig.camera.hung.set(), seconds=2,
           reason="no_frames", event=("state", "no_signal"), notice_s=1.5, recover_s=2.0),
     Fault("source hung for good", lambda rig: rig.camera.hung.clear(), lambda rig: rig.camera.hung.set(),
