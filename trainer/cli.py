@@ -64,14 +64,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(place: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        added: argparse.ArgumentParser = place.add_parser(name, help=text, description=text, epilog=NOTICE)
-        added.set_defaults(run=run)
-        # Also after the command's name, where people put it.
-        added.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-        return added
+    _add_training(commands)
+    _add_measuring(commands)
+    _add_data(commands)
+    _add_recipe(commands)
+    return parser
 
-    run = command(commands, "run", _run, "do all stages of a recipe; what is done already is not done again")
+
+def _command(place: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    added: argparse.ArgumentParser = place.add_parser(name, help=text, description=text, epilog=NOTICE)
+    added.set_defaults(run=run)
+    # Also after the command's name, where people put it.
+    added.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    return added
+
+
+def _add_training(commands: Any) -> None:
+    run = _command(commands, "run", _run, "do all stages of a recipe; what is done already is not done again")
     run.add_argument("recipe", help="a YAML file, or the name of a recipe that ships with Foldsight")
     run.add_argument("--data", type=Path, help="folder that holds the images (not needed with --smoke)")
     run.add_argument("--out", type=Path, help="folder of the run (default: runs/RECIPE)")
@@ -83,7 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--devices", type=int, default=1, help="how many devices (default: 1)")
     run.add_argument("--json", action="store_true", help="print the outcome as JSON")
 
-    evaluate = command(commands, "evaluate", _evaluate, "measure a bundle or a run through the device's own code")
+
+def _add_measuring(commands: Any) -> None:
+    evaluate = _command(commands, "evaluate", _evaluate, "measure a bundle or a run through the device's own code")
     evaluate.add_argument("target", type=Path, metavar="BUNDLE|RUN", help="a bundle (.zip), or the folder of a run")
     evaluate.add_argument("--data", type=Path, required=True, help="folder that holds the images")
     evaluate.add_argument("--manifest", type=Path, help="a manifest CSV (default: the run's, or as the recipe says)")
@@ -93,7 +104,18 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--markdown", type=Path, help="write the tables to this file too")
     evaluate.add_argument("--json", action="store_true", help="print the report as JSON")
 
-    localise = command(
+    unseen = _command(commands, "unseen", _unseen, "leave one source out, train, and measure on it")
+    unseen.add_argument("recipe", help="a YAML file, or the name of a recipe that ships with Foldsight")
+    unseen.add_argument("--data", type=Path, required=True, help="folder that holds the images")
+    unseen.add_argument("--out", type=Path, help="folder of the runs (default: runs/RECIPE-unseen)")
+    unseen.add_argument("--sources", required=True, help="what to leave out in turn, by commas; A+B: both at once")
+    unseen.add_argument("--seeds", default="0", help="seeds, by commas (default: 0)")
+    unseen.add_argument("--rows", default="teacher,int8", help="what to measure, by commas (default: teacher,int8)")
+    unseen.add_argument("--threads", type=int, default=0, help="threads of torch (default: all)")
+    unseen.add_argument("--workers", type=int, default=0, help="processes that prepare images (default: none)")
+    unseen.add_argument("--json", action="store_true", help="print the report as JSON")
+
+    localise = _command(
         commands,
         "localise",
         _localise,
@@ -107,6 +129,8 @@ def _parser() -> argparse.ArgumentParser:
     localise.add_argument("--seeds", default="0,1", help="anatomies of the phantom, by commas (default: 0,1)")
     localise.add_argument("--json", action="store_true", help="print the figures as JSON")
 
+
+def _add_data(commands: Any) -> None:
     data = commands.add_parser("data", help="look at the images before training").add_subparsers(
         required=True, metavar="COMMAND"
     )
@@ -115,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         ("audit", "look for duplicates across splits and for faulty rows"),
         ("sheet", "draw sheets of augmented training images, to look at"),
     ):
-        added = command(data, name, _DATA[name], text)
+        added = _command(data, name, _DATA[name], text)
         added.add_argument("--data", type=Path, required=True, help="folder that holds the images")
         added.add_argument("--recipe", default="vocal-folds", help="whose data rules to follow (default: vocal-folds)")
         if name != "import":
@@ -124,14 +148,15 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--out", type=Path, required=True, help={"import": "the CSV", "sheet": "a folder"}[name])
         added.add_argument("--json", action="store_true", help="print the outcome as JSON")
 
+
+def _add_recipe(commands: Any) -> None:
     recipe = commands.add_parser("recipe", help="show a recipe, or what one may hold").add_subparsers(
         required=True, metavar="COMMAND"
     )
-    show = command(recipe, "show", _recipe_show, "print a recipe with every setting, its defaults filled in")
+    show = _command(recipe, "show", _recipe_show, "print a recipe with every setting, its defaults filled in")
     show.add_argument("recipe", help="a YAML file, or the name of a recipe that ships with Foldsight")
     show.add_argument("--json", action="store_true", help="as JSON")
-    command(recipe, "schema", _recipe_schema, "print the JSON Schema of recipes")
-    return parser
+    _command(recipe, "schema", _recipe_schema, "print the JSON Schema of recipes")
 
 
 # --- run ---
@@ -286,6 +311,42 @@ def _print_report(report: dict[str, Any], labels: Sequence[str], finding: str) -
         out.print(table)
     for line in remarks(report):
         out.print(line)
+
+
+# --- unseen ---
+
+
+def _unseen(arguments: argparse.Namespace) -> int:
+    from trainer.evaluate import TITLES  # noqa: PLC0415
+    from trainer.recipe import load_recipe  # noqa: PLC0415
+    from trainer.stages import Machine  # noqa: PLC0415
+    from trainer.unseen import Held, leave_out, over_seeds  # noqa: PLC0415
+
+    recipe = load_recipe(arguments.recipe)
+    sources, rows, seeds = (
+        [part.strip() for part in text.split(",") if part.strip()]
+        for text in (arguments.sources, arguments.rows, arguments.seeds)
+    )
+    if not seeds or not all(seed.isdecimal() for seed in seeds):
+        raise ConfigError(f"--seeds {arguments.seeds}: give whole numbers from 0 on, by commas")
+    wrong = [row for row in rows if row not in TITLES]
+    if wrong or not rows or not sources:
+        raise ConfigError(f"--rows {arguments.rows} --sources {arguments.sources}: rows are of {', '.join(TITLES)}")
+    out = arguments.out or Path("runs") / f"{recipe.name}-unseen"
+    machine = Machine(arguments.threads, arguments.workers)
+    report: dict[str, Any] = {}
+    for source in sources:
+        runs = [leave_out(recipe, arguments.data, out, machine, Held(source, int(seed)), rows) for seed in seeds]
+        report[source] = {"seeds": dict(zip(seeds, runs, strict=True)), "over_seeds": over_seeds(runs)}
+    if arguments.json:
+        print(json.dumps(report))
+    else:
+        from rich.console import Console  # noqa: PLC0415
+
+        from trainer.report import unseen_table  # noqa: PLC0415
+
+        Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(unseen_table(report))
+    return 0
 
 
 # --- localise ---

@@ -36,6 +36,7 @@ class DataSettings(_Part):
         manifest: a manifest CSV below the data root, used as it is in place of all the above.
         visibility: the rule that makes the task's records from masks, and how many rendered frames join them.
         allow_duplicates: train even where the audit finds duplicates across splits.
+        hold_out: sources that take no part in training and validation: all their images are for testing.
     """
 
     sources: list[str] | None = None
@@ -43,6 +44,7 @@ class DataSettings(_Part):
     manifest: str | None = None
     visibility: VisibilitySettings = VisibilitySettings()
     allow_duplicates: bool = False
+    hold_out: list[str] = []
 
 
 class TrainSettings(_Part):

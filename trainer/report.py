@@ -96,6 +96,30 @@ def place_table(found: Mapping[str, Mapping[str, Any]], what: str) -> Table:
     return table
 
 
+def unseen_table(report: Mapping[str, Any]) -> Table:
+    """What models say of sources that they have never seen (`trainer.unseen`), mean and deviation over seeds."""
+    table = Table(title="sources left out of training, %", title_justify="left", title_style="bold")
+    for title in ("source", "images / groups", "model"):
+        table.add_column(title, no_wrap=True)
+    for title in ("recall other", "recall finding", "balanced accuracy", "AUC", "other confidently\nthe finding"):
+        table.add_column(title, justify="right")
+    for source, found in report.items():
+        one = next(iter(found["seeds"].values()))
+        for place, (row, figures) in enumerate(found["over_seeds"].items()):
+            cells = [_over_seeds(figure, one["rows"][row][name]) for name, figure in figures.items()]
+            head = (source, f"{one['images']} / {one['groups']}") if place == 0 else ("", "")
+            table.add_row(*head, TITLES.get(row, row), *cells)
+        table.add_section()
+    return table
+
+
+def _over_seeds(figure: Mapping[str, float | None], only: Any) -> str:
+    """Mean and deviation of several seeds; of one seed the figure with its interval over groups."""
+    if figure["deviation"] is None:
+        return percent(only) if isinstance(only, dict) else _share(figure["mean"])
+    return f"{_share(figure['mean'])} +- {_share(figure['deviation'])}"
+
+
 def guard_table(found: Mapping[str, Mapping[str, int]]) -> Table:
     """How many single frames are confidently called the finding, guard by guard (`trainer.localise.other_anatomy`)."""
     table = Table(title="single frames confidently called the finding", title_justify="left", title_style="bold")

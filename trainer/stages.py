@@ -76,10 +76,13 @@ class Run:
     @functools.cached_property
     def records(self) -> list[Record]:
         """The records, imported, made into the task and split; audited before they are used."""
+        from trainer.data.splits import leave_out  # noqa: PLC0415
+
         folder = self._folder("data", self.data_key)
 
         def work() -> dict[str, Any]:
             records, notes = import_records(self.recipe, self.root)
+            records = leave_out(records, self.recipe.data.hold_out)
             for note in notes:
                 say(f"data: {note}")
             self._audit(records)

@@ -87,7 +87,11 @@ def test_a_whole_recipe_takes_about_a_minute(smoke: Any) -> None:
 def test_its_bundle_opens_on_the_device_and_judges(smoke: Any) -> None:
     (path,) = smoke[0].glob("bundle-*/vocal-folds-smoke-0.0.0.zip")
     bundle = Bundle.open(path)
-    assert [a.precision for a in bundle.manifest.artefacts] == ["int8"]
+    assert [(a.precision, a.role) for a in bundle.manifest.artefacts] == [("int8", "primary"), ("int8", "smaller")]
+    maps = bundle.manifest.outputs.maps
+    assert maps is not None
+    assert maps.labels == ["folds", "glottis"]
+    assert bundle.golden_maps(bundle.manifest.artefacts[0]) is not None
     assert path.stat().st_size <= 1_500_000
     analysis = Analyser(bundle).analyse(np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8))
     assert analysis.scores.sum() == pytest.approx(1, abs=1e-5)

@@ -10,6 +10,7 @@ import numpy as np
 
 from trainer.data.hashing import fingerprints, near_pairs
 from trainer.data.manifest import SPLITS, Record
+from trainer.data.types import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,6 +70,27 @@ def split_by_group(
         for split, part in zip(SPLITS, np.split(np.array(order, dtype=object), bounds), strict=True):
             place.update(dict.fromkeys(part.tolist(), split))
     return [dataclasses.replace(record, split=place[record.group]) for record in records]
+
+
+def leave_out(records: Sequence[Record], sources: Sequence[str]) -> list[Record]:
+    """Move whole sources to the test split, and with them every record that shares a group with one of theirs.
+
+    Args:
+        records: With their splits.
+        sources: What training and validation are not to see.
+
+    Returns:
+        New records in the same order.
+
+    Raises:
+        DataError: A source has no record.
+    """
+    known = {record.source for record in records}
+    absent = [source for source in sources if source not in known]
+    if absent:
+        raise DataError(f"{', '.join(absent)} cannot be left out: the sources are {', '.join(sorted(known))}.")
+    groups = {record.group for record in records if record.source in sources}
+    return [dataclasses.replace(r, split="test") if r.group in groups else r for r in records]
 
 
 def merge_near_groups(

@@ -13,7 +13,7 @@ from synthetic import larynx, save, tissue
 from trainer.data.audit import audit, require_clean
 from trainer.data.build import build_records
 from trainer.data.manifest import Record
-from trainer.data.splits import FIXED, merge_near_groups, split_by_group
+from trainer.data.splits import FIXED, leave_out, merge_near_groups, split_by_group
 from trainer.data.types import DataError
 
 if TYPE_CHECKING:
@@ -149,3 +149,16 @@ def test_the_real_splits_are_clean_and_every_split_sees_both_labels(real_images:
     for split in ("train", "val", "test"):
         assert {r.label for r in records if r.split == split and r.source == "vocalfolds"} == {"folds", "no_folds"}
     require_clean(audit(records, real_images))
+
+
+def test_a_source_left_out_takes_its_groups_with_it() -> None:
+    rows = [
+        Record("a.png", "folds", "bagls/1", "bagls", "train", "x"),
+        Record("b.png", "folds", "bagls/1", "bagls-glottis", "train", "x"),
+        Record("c.png", "folds", "bagls/2", "bagls-glottis", "val", "x"),
+        Record("d.png", "no_folds", "k", "kvasir-seg", "train", "x"),
+    ]
+    assert [r.split for r in leave_out(rows, ["bagls"])] == ["test", "test", "val", "train"]
+    assert leave_out(rows, []) == rows
+    with pytest.raises(DataError, match="nothing cannot be left out: the sources are bagls, bagls-glottis"):
+        leave_out(rows, ["nothing"])
