@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from edge.decision import UNCERTAIN, calibrate, energy, judge
 from edge.frames import now_ns
+from edge.geometry import Box
 from edge.optics import Aperture, ApertureTracker, Quality, QualityLimits, find_aperture, measure_quality
 from edge.preprocess import Preprocessor
+from edge.regions import Region, View, find_regions, map_probabilities, support
 from edge.runtime import open_runtime
 
 if TYPE_CHECKING:
@@ -29,10 +31,15 @@ class Analysis:
         score: that of the finding.
         label: the label with the highest score.
         verdict: the finding, the other label, or `uncertain`: in the band, or not fit to be judged.
-        quality: what was measured; its reasons also name what the model itself says, `unfamiliar`.
+        quality: what was measured; its reasons also name what the model itself says: `unfamiliar`, or `unsupported`
+            where its score says the finding and its maps show no part of it.
         aperture: where the scope's image lies, None for the whole frame.
         energy: of the logits; low for what is unlike the training's images.
         stages_ns: nanoseconds of each of `STAGES`.
+        places: regions that the maps show in this image by itself, whatever the verdict; none where it is not fit to be
+            judged, or without maps.
+        regions: those of them that may be drawn: `places` where the verdict is the finding, else none.
+        support: the largest probability in the maps; None without maps.
     """
 
     scores: NDArray[np.float32]
@@ -43,6 +50,9 @@ class Analysis:
     aperture: Aperture | None
     energy: float
     stages_ns: tuple[int, int, int]
+    places: tuple[Region, ...] = ()
+    regions: tuple[Region, ...] = ()
+    support: float | None = None
 
 
 class Analyser:
@@ -57,6 +67,8 @@ class Analyser:
         self._tracker = ApertureTracker()
         self._preprocess = Preprocessor(self.manifest.input)
         self._finding = self.manifest.labels.index(self.manifest.finding)
+        maps = self.manifest.outputs.maps
+        self._support_floor = 0.0 if maps is None else maps.support_floor or 0.0
         self.finding = self.manifest.finding
         self.other = self.manifest.labels[1 - self._finding] if len(self.manifest.labels) == 2 else "other"  # noqa: PLR2004
 
@@ -82,6 +94,11 @@ class Analyser:
         found_energy = energy(logits, spec.temperature, exclusive=exclusive)
         if quality.good and spec.energy_floor is not None and found_energy < spec.energy_floor:
             quality = replace(quality, reasons=("unfamiliar",))
+        places, best = self._look(image, aperture)
+        if quality.good and best is not None and score >= spec.threshold and best < self._support_floor:
+            quality = replace(quality, reasons=("unsupported",))
+        if not quality.good:
+            places = ()
         verdict = judge(score, spec, self.finding, self.other) if quality.good else UNCERTAIN
         return Analysis(
             scores,
@@ -92,7 +109,21 @@ class Analyser:
             aperture,
             found_energy,
             (found - begin, prepared - found, inferred - prepared),
+            places,
+            places if verdict == self.finding else (),
+            best,
         )
+
+    def _look(self, image: NDArray[np.uint8], aperture: Aperture | None) -> tuple[tuple[Region, ...], float | None]:
+        """What the maps of the last inference show, and how probable the most probable of it is."""
+        spec, logits = self.manifest.outputs.maps, self.runtime.maps
+        if spec is None or logits is None:
+            return (), None
+        height, width = image.shape[:2]
+        crop = Box(0, 0, width, height) if aperture is None else aperture.box
+        view = View((width, height), crop, self._preprocess.inner)
+        probabilities = map_probabilities(logits, spec.temperature)
+        return find_regions(probabilities, spec, view), support(probabilities, spec, view)
 
     @property
     def model_input(self) -> NDArray[np.uint8]:

@@ -67,11 +67,13 @@ class Birth(Message):
 
 
 class Region(BaseModel):
-    """A place in the camera's frame."""
+    """A place, smoothed. Lengths are fractions of the camera's whole frame, not of the scope's image within it."""
 
-    label: str
-    box: tuple[float, float, float, float] = Field(description="x, y, width, height as fractions of the frame.")
-    score: float
+    label: str = Field(description="A part of the finding, as the model's maps call it.")
+    box: tuple[float, float, float, float] = Field(description="Left, top, width, height.")
+    centre: tuple[float, float] = Field(description="x, y of the centre of mass, which need not be the box's middle.")
+    area: float = Field(description="Share of the frame that it covers.")
+    score: float = Field(description="Mean probability of what lies in it.")
 
 
 class Quality(BaseModel):
@@ -101,7 +103,10 @@ class Detection(Message):
     scores: dict[str, float]
     state: str = Field(description="The smoothed decision: a label, uncertain, or no_signal.")
     quality: Quality
-    regions: list[Region]
+    regions: list[Region] = Field(
+        description="Where the finding's parts are, one each at most. Only while the state is the finding and this "
+        "frame is fit to be judged; else empty, as it is with a model that has no maps."
+    )
     stages_ms: dict[str, float]
     budget_ms: float
     over_budget: bool
