@@ -1,7 +1,13 @@
-"""A Raspberry Pi camera through picamera2, which comes with the system and is imported only when used."""
+"""A Raspberry Pi camera through picamera2, which comes with the system and is imported only when used.
+
+Not run here: picamera2 needs libcamera and a Pi. What is called was checked against the source of picamera2 0.3.38.
+ScalerCrop, by which the camera's processor could zoom in on the aperture, is left alone: the aperture is found in the
+whole frame, and moves when the scope is turned in its coupler.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import time
 from typing import Any
@@ -26,10 +32,11 @@ def available() -> bool:
 
 
 def _exposure(metadata: dict[str, Any], now: int) -> tuple[int, Stamp]:
-    """Middle of the exposure.
+    """Middle of the exposure of the first row; the last row's is up to one readout younger.
 
-    SensorTimestamp (CLOCK_BOOTTIME, ns) is when the first row is read out, at the end of its exposure; ExposureTime is
-    in microseconds.
+    SensorTimestamp (ns) is when the first row is read out, at the end of its exposure: picamera2 itself takes the whole
+    ExposureTime (microseconds) from it for the exposure's begin. libcamera defines it on CLOCK_BOOTTIME, which differs
+    from the monotonic clock by the time that the machine was suspended; a Pi never is.
     """
     stamp = metadata.get("SensorTimestamp")
     if stamp is None:
@@ -39,18 +46,18 @@ def _exposure(metadata: dict[str, Any], now: int) -> tuple[int, Stamp]:
 
 
 class PicameraSource:
-    """Frames of a libcamera sensor, stamped by the sensor.
+    """Frames of a libcamera sensor, stamped by the sensor, made small by the camera's processor.
 
-    Two streams are configured: the camera's processor delivers the full view as `main` and a small one as `lores`, and
-    only the small one is handed on where it is RGB (Pi 5), so that the Arm cores need not shrink frames.
+    The size asked for chooses the sensor's mode, and with it the field of view: picamera2 takes the mode whose shape is
+    nearest (1280x720 may be a cropped one where 1640x1232 is the whole sensor). The stream has the same shape but is
+    small, on every Pi, so that the Arm cores need not shrink frames.
     """
 
-    _SMALL = 640  # longest side of the inference stream: the aperture may take a third of it and still fill the model
+    _SMALL = 640  # longest side of the stream: the aperture may take a third of it and still fill the model
 
     def __init__(self, number: int, width: int, height: int, fps: float, timeout_s: float) -> None:
         self._number, self._size, self._fps, self._timeout_s = number, (width, height), fps, timeout_s
         self._camera: Any = None
-        self._stream = "main"
         self._seq = 0
 
     def open(self) -> SourceInfo:
@@ -68,36 +75,30 @@ class PicameraSource:
             self._camera = camera
             self._configure(camera)
             camera.start()
-            got = camera.camera_configuration()[self._stream]
+            got = camera.camera_configuration()["main"]
+            shortest_us = camera.camera_controls["FrameDurationLimits"][0]  # of the mode that was chosen
         except Exception as error:
             self.close()
             raise SourceError(
                 f"camera {self._number} cannot be started ({error}): check its cable and who uses it"
             ) from error
         width, height = got["size"]
-        return SourceInfo("picamera", f"picamera:{self._number}", width, height, self._fps, got["format"])
+        fps = min(self._fps, 1e6 / shortest_us) if shortest_us else self._fps
+        return SourceInfo("picamera", f"picamera:{self._number}", width, height, fps, got["format"])
 
     def _configure(self, camera: Any) -> None:
-        scale = self._SMALL / max(self._size)
-        small = tuple(round(side * scale / 2) * 2 for side in self._size)
+        scale = min(1.0, self._SMALL / max(self._size))
         frame_us = int(1e6 / self._fps)
-        common = {"buffer_count": 4, "queue": False, "controls": {"FrameDurationLimits": (frame_us, frame_us)}}
-        if scale < 1:
-            try:
-                camera.configure(
-                    camera.create_video_configuration(
-                        main={"size": self._size, "format": "BGR888"},
-                        lores={"size": small, "format": "RGB888"},
-                        **common,
-                    )
-                )
-                self._stream = "lores"
-            except Exception:  # noqa: BLE001  a Pi 4's second stream is YUV only: the Arm cores shrink the first one
-                self._stream = "main"
-            else:
-                return
-        # picamera2 names formats by memory order: its RGB888 arrives as BGR in numpy.
-        camera.configure(camera.create_video_configuration(main={"size": self._size, "format": "RGB888"}, **common))
+        camera.configure(
+            camera.create_video_configuration(
+                # picamera2 names formats by their order in a word: its RGB888 arrives as BGR in numpy.
+                main={"size": tuple(round(side * scale / 2) * 2 for side in self._size), "format": "RGB888"},
+                sensor={"output_size": self._size},  # else the small stream's size would choose the sensor's mode
+                controls={"FrameDurationLimits": (frame_us, frame_us)},
+                buffer_count=4,
+                queue=False,  # no request is kept for whoever comes later
+            )
+        )
 
     def read(self) -> Frame:
         """The next frame, from a request made after the last one was taken."""
@@ -110,7 +111,7 @@ class PicameraSource:
             raise SourceError(f"camera {self._number} stopped delivering ({error or 'time-out'})") from error
         now, wall = now_ns(), time.time()
         try:
-            image = request.make_array(self._stream)
+            image = request.make_array("main")
             metadata = request.get_metadata()
         finally:
             request.release()
@@ -123,5 +124,5 @@ class PicameraSource:
         """Stop the camera and free it for others."""
         camera, self._camera = self._camera, None
         if camera is not None:
-            camera.stop()
-            camera.close()
+            with contextlib.suppress(Exception):  # a camera that was unplugged cannot be stopped either
+                camera.close()  # stops it first

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -416,6 +418,50 @@ def test_a_pi_cameras_stamp_is_the_middle_of_its_exposure(metadata: dict[str, in
     exposed, kind = picamera._exposure(metadata, now)
     assert (now - exposed) / 1e6 == pytest.approx(age_ms, abs=2)
     assert kind == stamp
+
+
+class PiCamera:
+    """Keeps what it is asked, and answers as picamera2 0.3.38 does; the real one needs a Pi."""
+
+    camera_controls = {"FrameDurationLimits": (25_000, 1_000_000, 33_333)}  # noqa: RUF012  not changed
+
+    def __init__(self, number: int) -> None:
+        self.number, self.asked, self.running = number, {}, False
+
+    def create_video_configuration(self, **asked: object) -> dict:
+        self.asked = asked
+        return asked
+
+    def configure(self, configuration) -> None:
+        assert all(side % 2 == 0 for side in configuration["main"]["size"])
+
+    def start(self) -> None:
+        self.running = True
+
+    def camera_configuration(self) -> dict:
+        return self.asked
+
+    def close(self) -> None:
+        self.running = False
+        raise RuntimeError("Failed to release camera")
+
+
+def test_a_pis_processor_makes_frames_small_and_the_size_asked_for_chooses_the_sensors_mode(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "picamera2", SimpleNamespace(Picamera2=PiCamera))
+    source = picamera.PicameraSource(1, 1640, 1232, 60, 1)
+    info = source.open()
+    camera = source._camera
+    assert (info.name, info.width, info.height, info.fps) == ("picamera:1", 640, 480, 40)  # as fast as the mode goes
+    assert camera.asked["main"]["format"] == "RGB888"
+    assert camera.asked["sensor"] == {"output_size": (1640, 1232)}
+    assert camera.asked["controls"] == {"FrameDurationLimits": (16_666, 16_666)}
+    assert camera.asked["queue"] is False
+    source.close()
+    source.close()
+    assert not camera.running
+    assert picamera.PicameraSource(0, 320, 240, 30, 1).open().width == 320
 
 
 def test_a_v4l2_frames_stamp_is_the_drivers_less_half_an_interval() -> None:
