@@ -122,7 +122,8 @@ def _detail(grey: NDArray[np.uint8] | MatLike) -> float:
     """Grey levels by which the sharpest edges stand out."""
     # Blur first, so that noise does not pass for detail; in eighths of a level, as dark pictures have few levels.
     fine = cv2.GaussianBlur(np.asarray(grey, np.int16) * 8, (3, 3), 0)
-    edges = cv2.convertScaleAbs(cv2.Laplacian(fine, cv2.CV_16S), alpha=0.5)
+    # In float the Laplacian is as exact, and four times as cheap: OpenCV has no fast path for it in 16 bits.
+    edges = cv2.convertScaleAbs(cv2.Laplacian(fine.astype(np.float32), cv2.CV_32F), alpha=0.5)
     steps = np.cumsum(cv2.calcHist([edges], [0], None, [256], [0, 256]).ravel())
     return float(np.searchsorted(steps, _DETAIL * steps[-1])) / 4
 
