@@ -6,17 +6,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
-import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
+from adapter_player import DEVICE, Device
 
 from edge.broker import find_mosquitto
 from edge.display.files import STATIC_FOLDER
@@ -26,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from playwright.sync_api import Browser, Page
-    from typing_extensions import Self
 
     from edge.broker import Broker
 
@@ -42,7 +38,6 @@ CHROMIUM_FLAGS = [
 ]
 PORTRAIT, LANDSCAPE, SMALL = (390, 844), (844, 390), (360, 640)
 SHOTS = os.environ.get("FOLDSIGHT_SCREENSHOTS")
-DEVICE = "adapter-1"
 WITHIN_MS = 5000
 
 pytestmark = [
@@ -51,113 +46,6 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
     pytest.mark.skipif(not (STATIC_FOLDER / "index.html").exists(), reason="the page is not built: run `make page`"),
 ]
-
-
-class Device:
-    """An adapter as the broker sees it: it says what it is told to, at 30 frames a second."""
-
-    def __init__(self, broker: Broker, session: int = 1) -> None:
-        self.broker = broker
-        self.session = session
-        self.topic = f"foldsight/v1/{DEVICE}"
-        self.showing: dict[str, Any] | None = None
-        self.last_sent = 0.0
-        self._seq = 0
-        self._since = time.monotonic()
-        self._ended = threading.Event()
-        self._client = broker.client(f"device-{session}")
-        self._client.reconnect_delay_set(0.1, 0.5)
-        self._client.connect(broker.host, broker.port)
-        self._client.loop_start()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def publish(self, topic: str, payload: dict[str, Any], *, retain: bool = False, expiry: int | None = None) -> None:
-        properties = Properties(PacketTypes.PUBLISH)
-        properties.ContentType = "application/json"
-        if expiry is not None:
-            properties.MessageExpiryInterval = expiry
-        envelope = {"schema": 1, "device": DEVICE, "session": self.session, "a_key_of_tomorrow": [1]}
-        body = json.dumps({**envelope, **payload})
-        self._client.publish(f"{self.topic}/{topic}", body, qos=int(retain), retain=retain, properties=properties)
-
-    def status(self, state: str, *reasons: str, session: int | None = None) -> None:
-        more = {} if session is None else {"session": session}
-        self.publish("status", {"state": state, "reasons": list(reasons), "at": time.time(), **more}, retain=True)
-
-    def birth(self) -> None:
-        model = {"name": "larynx", "version": "0.1.0", "sha256": "0" * 64, "precision": "int8"}
-        labels = {"labels": ["no_folds", "folds"], "finding": "folds"}
-        self.publish("birth", {"at": time.time(), "software": "0.1.0", "model": model, **labels}, retain=True)
-
-    def show(self, state: str, score: float = 0.5, *reasons: str, since_ms: float = 0.0) -> None:
-        """From now on, say this with every frame."""
-        self._since = time.monotonic() - since_ms / 1000
-        self.showing = {"state": state, "score": score, "reasons": list(reasons)}
-        self.heartbeat()
-
-    def hush(self) -> None:
-        """Say nothing any more, as a daemon that hangs."""
-        self.showing = None
-        time.sleep(0.05)
-
-    def heartbeat(self) -> None:
-        if self.showing is None:
-            return
-        age = None if self.showing["state"] == "no_signal" else 14.0
-        since = (time.monotonic() - self._since) * 1000
-        self.publish(
-            "state",
-            {"seq": self._seq, "since_ms": since, "age_ms": age, "sent_ms": time.monotonic() * 1000, **self.showing},
-            retain=True,
-            expiry=5,
-        )
-        self.last_sent = time.time()
-
-    def frame(self, **more: Any) -> None:
-        showing = self.showing
-        if showing is None or showing["state"] == "no_signal":
-            return
-        self._seq += 1
-        score = showing["score"]
-        frame = {
-            "seq": self._seq,
-            "captured_at": time.time() - 0.012,
-            "clock_synced": False,
-            "age_ms": 12.0,
-            "sent_ms": time.monotonic() * 1000,
-            "label": "folds" if score > 0.5 else "no_folds",
-            "score": score,
-            "scores": {"folds": score, "no_folds": 1 - score},
-            "state": showing["state"],
-            "quality": {"reasons": showing["reasons"]},
-            "regions": [],
-            "model": {"name": "larynx", "version": "0.1.0"},
-        }
-        self.publish("detection", {**frame, **more}, expiry=1)
-        self.last_sent = time.time()
-
-    def close(self) -> None:
-        self._ended.set()
-        self._thread.join()
-        self._client.disconnect()
-        self._client.loop_stop()
-
-    def __enter__(self) -> Self:
-        self.birth()
-        self.status("online")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _run(self) -> None:
-        beat = 0
-        while not self._ended.wait(1 / 30):
-            self.frame()
-            beat += 1
-            if beat % 30 == 0:
-                self.heartbeat()
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +122,7 @@ def test_every_state_is_shown(browser: Browser, broker: Broker, address: str, si
             )
             assert page.text_content("#headline") == headline
             assert page.get_attribute("body", "data-live") == ("false" if state == "no_signal" else "true")
-            assert page.text_content("#connection") == "Connected"
+            assert page.text_content("#device") == DEVICE
             assert page.text_content("#adapter") == "Online"
             assert page.text_content("#model-name") == "larynx 0.1.0"
             assert "not a medical device" in page.inner_text("#notice")
@@ -371,12 +259,12 @@ def test_comes_back_after_the_broker_restarts(browser: Browser, broker: Broker, 
         wait_for(page, "in_view")
         broker.stop()
         wait_for(page, "disconnected", 1000)
-        assert page.text_content("#connection") == "Lost"
+        assert page.text_content("#round-trip") == "\u2013"
         stays_inside(page)
         shoot(page, "disconnected-390x844")
         broker.start()
         wait_for(page, "in_view", 10_000)
-        assert page.text_content("#connection") == "Connected"
+        assert page.text_content("#device") == DEVICE
 
 
 def test_a_hidden_page_lets_go_and_begins_anew(browser: Browser, broker: Broker, address: str) -> None:
@@ -397,8 +285,8 @@ def test_a_hidden_page_lets_go_and_begins_anew(browser: Browser, broker: Broker,
 def test_without_the_server_it_says_so_and_tries_again(browser: Browser, broker: Broker, address: str) -> None:
     with Device(broker) as device, opened(browser, "about:blank") as page:
         device.show("folds", 0.97)
-        page.route("**/config.json", lambda route: route.abort())
+        page.route("**/api/info", lambda route: route.abort())
         page.goto(address)
         page.wait_for_function("document.getElementById('detail').textContent.includes('does not answer')")
-        page.unroute("**/config.json")
+        page.unroute("**/api/info")
         wait_for(page, "in_view")

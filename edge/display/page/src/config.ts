@@ -1,34 +1,36 @@
-// The page's settings, from the server that handed out the page.
+// What the page must know before it can connect, from the server that handed out the page.
 
 import type { Settings } from "./state";
 
 export interface Config extends Settings {
   readonly device: string;
+  /** What to call it on the screen. */
+  readonly name: string;
   readonly url: string;
+  /** Whether this phone needs an account of its own. */
+  readonly pairing: boolean;
 }
 
-interface Wire {
-  device: string;
-  prefix: string;
-  mqtt_url: string | null;
-  mqtt_port: number;
-  mqtt_path: string;
-  stale_after_ms: number;
-}
+/** A result may be this old and no older to be shown as live. */
+const STALE_AFTER_MS = 1000;
+const ROOT = "foldsight/v1";
 
 export async function loadConfig(): Promise<Config> {
-  const response = await fetch("config.json", { cache: "no-store" });
-  if (!response.ok) throw new Error(`config.json: ${response.status}`);
-  const wire = (await response.json()) as Wire;
-  return {
-    device: wire.device,
-    topic: `${wire.prefix}/${wire.device}`,
-    url: wire.mqtt_url ?? brokerBeside(location, wire.mqtt_port, wire.mqtt_path),
-    staleAfterMs: wire.stale_after_ms,
-  };
+  const response = await fetch("api/info", { cache: "no-store" });
+  if (!response.ok) throw new Error(`api/info: ${response.status}`);
+  return readInfo(await response.json());
 }
 
-/** The broker on the host that the page came from, with TLS exactly when the page has it. */
-export function brokerBeside(page: { protocol: string; hostname: string }, port: number, path: string): string {
-  return `${page.protocol === "https:" ? "wss" : "ws"}://${page.hostname}:${port}${path}`;
+export function readInfo(info: unknown): Config {
+  const { device, name, pairing, mqtt } = info as { device: unknown; name: unknown; pairing: unknown; mqtt: { url: unknown } };
+  if (typeof device !== "string" || !/^[^+#/\s]+$/.test(device)) throw new Error("api/info names no device");
+  if (typeof mqtt?.url !== "string" || !/^wss?:\/\//.test(mqtt.url)) throw new Error("api/info names no broker");
+  return {
+    device,
+    name: typeof name === "string" && name !== "" ? name : device,
+    topic: `${ROOT}/${device}`,
+    url: mqtt.url,
+    pairing: pairing !== false,
+    staleAfterMs: STALE_AFTER_MS,
+  };
 }

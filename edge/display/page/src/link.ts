@@ -11,26 +11,46 @@ const LARGEST_MESSAGE = 256 * 1024;
 /** MQTT 5 reason codes: bad user name or password, not authorised, banned. */
 const REFUSALS = new Set([134, 135, 138]);
 
+/** Whoever is not admitted need not ask every second. */
+const REFUSED_RETRY_MS = 15_000;
+
+export interface Credential {
+  readonly username: string;
+  readonly password: string;
+}
+
 export interface Listener {
   link(state: LinkState): void;
   message(topic: string, retained: boolean, payload: unknown): void;
+  /** A JPEG, with the session and the number of its frame. */
+  preview(session: number, seq: number, jpeg: Uint8Array): void;
+  /** The answer to a ping. */
+  answer(id: number): void;
 }
 
 export class Link {
   private client: MqttClient | null = null;
+  private retry: number | undefined;
+  /** Below the device, where a phone may read; nobody else knows it. */
+  private readonly replies: string;
 
   constructor(
     private readonly url: string,
     private readonly topic: string,
+    private readonly credential: Credential | null,
     private readonly listener: Listener,
-  ) {}
+  ) {
+    this.replies = `${topic}/reply/${random()}`;
+  }
 
   start(): void {
     if (this.client !== null) return;
+    window.clearTimeout(this.retry);
     this.listener.link("connecting");
     const client = mqtt.connect(this.url, {
       protocolVersion: 5,
-      clientId: `foldsight-page-${crypto.getRandomValues(new Uint32Array(2)).join("")}`,
+      clientId: `${this.credential?.username ?? "foldsight-page"}-${random()}`,
+      ...(this.credential ?? {}),
       // A live page wants what comes from now on, and nothing kept for it.
       clean: true,
       properties: { sessionExpiryInterval: 0, maximumPacketSize: LARGEST_MESSAGE },
@@ -51,10 +71,26 @@ export class Link {
       refused = typeof error.code === "number" && REFUSALS.has(error.code);
     });
     client.on("close", () => {
-      if (client === this.client) this.listener.link(refused ? "refused" : "disconnected");
+      if (client !== this.client) return;
+      this.listener.link(refused ? "refused" : "disconnected");
+      if (refused) {
+        this.stop();
+        this.retry = window.setTimeout(() => this.start(), REFUSED_RETRY_MS);
+      }
     });
     client.on("message", (topic, payload, packet) => {
       if (client !== this.client) return;
+      if (topic === this.replies) {
+        this.listener.answer(Number(packet.properties?.correlationData?.toString() ?? Number.NaN));
+        return;
+      }
+      if (topic === `${this.topic}/preview`) {
+        const user = packet.properties?.userProperties;
+        const [session, seq] = [Number(user?.["session"]), Number(user?.["seq"])];
+        // A stored picture is never of now.
+        if (!packet.retain && Number.isSafeInteger(session) && Number.isSafeInteger(seq)) this.listener.preview(session, seq, payload);
+        return;
+      }
       let parsed: unknown;
       try {
         parsed = JSON.parse(payload.toString());
@@ -66,6 +102,7 @@ export class Link {
   }
 
   stop(): void {
+    window.clearTimeout(this.retry);
     const client = this.client;
     this.client = null;
     client?.end(true);
@@ -77,6 +114,19 @@ export class Link {
     this.start();
   }
 
+  /** Ask the adapter to answer; what cannot be sent now is not sent later. */
+  ping(id: number): void {
+    if (this.client?.connected !== true) return;
+    const properties = { responseTopic: this.replies, correlationData: new TextEncoder().encode(String(id)) as never };
+    this.client.publish(`${this.topic}/cmd/ping`, "{}", { qos: 0, properties });
+  }
+
+  /** Tell the adapter that a picture is on the screen, from which it learns how many this way can take. */
+  seen(seq: number): void {
+    if (this.client?.connected !== true) return;
+    this.client.publish(`${this.topic}/cmd/preview-seen`, JSON.stringify({ seq }), { qos: 0 });
+  }
+
   private subscribe(client: MqttClient): void {
     // Without "retain as published" the flag tells what was stored before from what is said now.
     const options = { rap: false, rh: 0 } as const;
@@ -86,6 +136,9 @@ export class Link {
       // Live results: the broker drops what the phone cannot take, nothing is sent twice.
       [`${this.topic}/state`]: { ...options, qos: 0 as const },
       [`${this.topic}/detection`]: { ...options, qos: 0 as const },
+      [`${this.topic}/health`]: { ...options, qos: 0 as const },
+      [`${this.topic}/preview`]: { ...options, qos: 0 as const },
+      [this.replies]: { ...options, qos: 0 as const },
     };
     // Before the request, since retained messages may come before its answer.
     this.listener.link("connected");
@@ -94,4 +147,8 @@ export class Link {
       if (error || granted?.some(({ qos }) => qos >= 128)) this.listener.link("refused");
     });
   }
+}
+
+function random(): string {
+  return crypto.getRandomValues(new Uint32Array(2)).join("");
 }

@@ -6,6 +6,10 @@
 //   the time since it came, by this page's monotonic clock, reaches the limit. No wall clock is trusted for that.
 // - A message of an older session than the newest seen changes nothing.
 // - What is not understood is never shown as sure.
+// - A picture is shown while its own frame is current, and with the regions of that very frame or with none.
+
+import { type Health, readHealth } from "./health";
+import { type Box, isBox, readRegions, type Region } from "./regions";
 
 export interface Settings {
   /** Topic levels up to and with the device, without a slash at the end. */
@@ -36,9 +40,22 @@ export interface Result {
   readonly ageMs: number | null;
   readonly seq: number | null;
   readonly reasons: readonly string[];
+  readonly regions: readonly Region[];
+  /** The scope's bright image in the frame; null: all of it, or unknown. */
+  readonly aperture: Box | null;
   readonly receivedAt: number;
   /** When the state began, on this page's clock. */
   readonly since: number;
+}
+
+/** What a detection said of its frame, kept for the picture of that frame, which comes later. */
+export interface Judged {
+  readonly seq: number;
+  /** No frame is younger than this says, on this page's clock. */
+  readonly exposedAt: number;
+  readonly state: string;
+  readonly score: number | null;
+  readonly regions: readonly Region[];
 }
 
 /** How much later than the best of this connection messages come; see `measureDelay`. */
@@ -61,7 +78,10 @@ export interface Model {
   readonly labels: readonly string[];
   readonly model: { readonly name: string; readonly version: string } | null;
   readonly result: Result | null;
+  /** The last detections, oldest first. */
+  readonly judged: readonly Judged[];
   readonly delay: Delay | null;
+  readonly health: Health | null;
 }
 
 export type Kind =
@@ -93,6 +113,10 @@ export interface View {
   readonly device: DeviceState | "unknown";
   readonly deviceReasons: readonly string[];
   readonly model: { readonly name: string; readonly version: string } | null;
+  readonly seq: number | null;
+  readonly regions: readonly Region[];
+  readonly aperture: Box | null;
+  readonly health: Health | null;
   /** When this view changes by time alone; null where it does not. */
   readonly validUntil: number | null;
 }
@@ -103,6 +127,8 @@ export const PAINT_MARGIN_MS = 100;
 export const NO_SIGNAL_HOLDS_MS = 2500;
 /** A way that stays slow this long is better begun anew. */
 export const DELAYED_TOO_LONG_MS = 3000;
+/** Detections that are kept; a picture is current for a second, and cameras are slower than this. */
+const JUDGED = 256;
 const DEFAULT_LABELS = ["no_folds", "folds"];
 const DEFAULT_FINDING = "folds";
 const NO_SIGNAL = "no_signal";
@@ -118,7 +144,9 @@ export function initial(settings: Settings, at: number): Model {
     labels: DEFAULT_LABELS,
     model: null,
     result: null,
+    judged: [],
     delay: null,
+    health: null,
   };
 }
 
@@ -127,7 +155,7 @@ export function reduce(model: Model, input: Input): Model {
     case "link":
       return relink(model, input.link, input.at);
     case "interrupted":
-      return { ...model, result: null, delay: null, linkSince: input.at };
+      return { ...model, result: null, judged: [], delay: null, linkSince: input.at };
     case "message":
       return receive(model, input.topic, input.retained, input.payload, input.at);
   }
@@ -154,13 +182,15 @@ function receive(model: Model, topic: string, retained: boolean, payload: unknow
     case "detection":
     case "state":
       return retained ? current : takeResult(measureDelay(current, payload, at), payload, at);
+    case "health":
+      return retained ? current : { ...current, health: readHealth(payload, current.health, at) };
     default:
       return current;
   }
 }
 
 function newSession(model: Model, session: number): Model {
-  return { ...model, session, status: null, result: null, delay: null };
+  return { ...model, session, status: null, result: null, judged: [], delay: null, health: null };
 }
 
 function takeStatus(model: Model, payload: Json): Model {
@@ -209,17 +239,26 @@ function takeResult(model: Model, payload: Json, at: number): Model {
   if (late && state !== NO_SIGNAL) return model;
   const sinceMs = number(payload["since_ms"]);
   const begun = previous !== null && previous.state === state ? previous.since : at;
-  const quality = isObject(payload["quality"]) ? payload["quality"]["reasons"] : undefined;
+  const quality = isObject(payload["quality"]) ? payload["quality"] : null;
+  // A heartbeat says nothing about places: those of the last frame stand as long as its result.
+  const says = "regions" in payload;
+  const regions = says ? readRegions(payload["regions"]) : previous?.state === state ? previous.regions : [];
+  const aperture = quality === null ? (previous?.aperture ?? null) : isBox(quality["aperture"]) ? quality["aperture"] : null;
+  const score = number(payload["score"]);
+  const exposedAt = at - (age ?? 0) - delayOf(model);
   return {
     ...model,
+    judged: says && seq !== null ? [...model.judged.slice(1 - JUDGED), { seq, exposedAt, state, score, regions }] : model.judged,
     model: identity(payload["model"]) ?? model.model,
     result: {
       state,
-      score: number(payload["score"]),
+      score,
       ageMs: age,
       seq: seq ?? previous?.seq ?? null,
       // Of a frame that was judged, and of the state; both tell why there is no answer.
-      reasons: reasonsOf(state, previous, strings(payload["reasons"]), strings(quality)),
+      reasons: reasonsOf(state, previous, strings(payload["reasons"]), strings(quality?.["reasons"])),
+      regions,
+      aperture,
       receivedAt: at,
       since: sinceMs === null ? begun : Math.min(begun, at - sinceMs),
     },
@@ -267,6 +306,10 @@ export function present(model: Model, now: number): View {
     device: model.status?.state ?? "unknown",
     deviceReasons: model.status?.reasons ?? [],
     model: model.model,
+    seq: null,
+    regions: [],
+    aperture: null,
+    health: model.link === "connected" ? model.health : null,
     validUntil: null,
   };
   if (model.link !== "connected") return { ...base, kind: model.link, device: "unknown", deviceReasons: [] };
@@ -291,11 +334,47 @@ export function present(model: Model, now: number): View {
     forMs: now - result.since,
     quietMs: null,
     reasons: result.reasons,
+    seq: judged ? result.seq : null,
+    // Beside any other answer than the finding a box would say "here it is" of what is not, or not surely, there.
+    regions: kind === "in_view" ? result.regions : [],
+    aperture: judged ? result.aperture : null,
     validUntil: until,
   };
 }
 
-function kindOf(model: Model, state: string): "in_view" | "not_in_view" | "uncertain" | "no_signal" {
+/** What is known of a picture's frame. */
+export interface PictureFacts {
+  /** The detection of this very frame; null: it has not come, and nothing may be drawn over the picture. */
+  readonly judged: Judged | null;
+  /** Until when the picture is current, on this page's clock. */
+  readonly until: number;
+  readonly exposedAt: number;
+}
+
+/**
+ * Look up a picture's frame; null where its age is not known, or it is of another session.
+ *
+ * A detection that was let go on its way leaves its frame's age unknown; an earlier frame's exposure stands in for it, so
+ * that the picture looks older than it is and never younger.
+ */
+export function picture(model: Model, session: number, seq: number): PictureFacts | null {
+  if (model.link !== "connected" || session !== model.session) return null;
+  let found: Judged | null = null;
+  for (let index = model.judged.length - 1; index >= 0; index--) {
+    const each = model.judged[index];
+    if (each !== undefined && each.seq <= seq) {
+      found = each;
+      break;
+    }
+  }
+  if (found === null) return null;
+  const own = found.seq === seq ? found : null;
+  const shown = own !== null && kindOf(model, own.state) !== "in_view" ? { ...own, regions: [] } : own;
+  return { judged: shown, until: found.exposedAt + limit(model), exposedAt: found.exposedAt };
+}
+
+/** The kind of answer that a state is. */
+export function kindOf(model: Model, state: string): "in_view" | "not_in_view" | "uncertain" | "no_signal" {
   if (state === NO_SIGNAL) return "no_signal";
   if (state === model.finding) return "in_view";
   // A word that the page does not know is not an answer.

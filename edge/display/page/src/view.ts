@@ -1,5 +1,6 @@
 // Puts a view model on the screen. Touches the document only where something differs.
 
+import { type Trouble, troubles } from "./health";
 import { HISTORY_MS, type History, shareInView } from "./history";
 import type { Kind, View } from "./state";
 import { TEXTS } from "./texts";
@@ -9,6 +10,7 @@ const SVG = "http://www.w3.org/2000/svg";
 const DIGITS_EVERY_MS = 250;
 /** A state that flickers is not worth interrupting a screen reader for. */
 const SPEAK_AFTER_MS = 600;
+const TOAST_MS = 2500;
 
 const ICONS: Record<Kind, string> = {
   in_view: "in_view",
@@ -43,12 +45,37 @@ function forTime(kind: "in_view" | "not_in_view", ms: number): string {
 }
 
 function reasons(codes: readonly string[]): string {
-  return codes.map((code) => TEXTS.reasons[code.replaceAll(" ", "_")] ?? code.replaceAll("_", " ")).join(" \u00b7 ");
+  return codes.map((code) => TEXTS.reasons[code] ?? TEXTS.reasons[code.replaceAll(" ", "_")] ?? code.replaceAll("_", " ")).join(" \u00b7 ");
 }
 
-function headlineOf(view: View): string {
-  const label = view.label === null ? undefined : TEXTS.labels[view.label];
-  return label ?? TEXTS.headline[view.kind];
+export function headlineOf(view: View): string {
+  return headlineFor(view.kind, view.label);
+}
+
+/** @param label the bundle's, where it is the state */
+export function headlineFor(kind: Kind, label: string | null): string {
+  const known = kind === "in_view" || kind === "not_in_view" ? TEXTS.labels[label ?? ""] : undefined;
+  return known ?? TEXTS.headline[kind];
+}
+
+function troubleText(trouble: Trouble): string {
+  switch (trouble.what) {
+    case "hot":
+      return TEXTS.health.hot(trouble.celsius);
+    case "dropped":
+      return TEXTS.health.dropped(trouble.percent);
+    case "throttled":
+      return reasons([trouble.reason]);
+  }
+}
+
+/** Why the adapter cannot do what it should, and what may soon keep it from it; empty while all is well. */
+function bannerOf(view: View, now: number): string {
+  const words = new Set(troubles(view.health, now).map(troubleText));
+  const found = [...words].join(" \u00b7 ");
+  if (view.device !== "degraded") return found;
+  const degraded = [TEXTS.degraded, reasons(view.deviceReasons)].filter(Boolean).join(": ");
+  return [degraded, found].filter(Boolean).join(" \u00b7 ");
 }
 
 /** The line below the headline, without running times: what a screen reader says. */
@@ -99,7 +126,7 @@ export class Screen {
     this.write("device", device);
   }
 
-  show(view: View, now: number): void {
+  show(view: View, now: number, roundTripMs: number | null): void {
     const changed = view.kind !== this.kind;
     this.kind = view.kind;
     if (changed) {
@@ -111,20 +138,20 @@ export class Screen {
     this.write("headline", headline);
     document.title = TEXTS.title(headline);
     this.write("chip-text", view.live ? TEXTS.live : TEXTS.notLive);
-    this.write("connection", TEXTS.link[view.link]);
     this.write("adapter", TEXTS.device[view.device]);
     element("adapter").dataset["state"] = view.device;
-    element("connection").dataset["state"] = view.link;
+    if (view.seq !== null) this.body.dataset["seq"] = String(view.seq);
     const model = view.model;
     this.write("model-name", model === null ? TEXTS.none : `${model.name} ${model.version}`.trim());
-    const degraded = view.device === "degraded";
-    if (this.banner.hidden === degraded) this.banner.hidden = !degraded;
-    if (degraded) this.write("banner-text", [TEXTS.degraded, reasons(view.deviceReasons)].filter(Boolean).join(": "));
+    const banner = bannerOf(view, now);
+    if (this.banner.hidden === (banner !== "")) this.banner.hidden = banner === "";
+    if (banner !== "") this.write("banner-text", banner);
     if (changed || now - this.digitsAt >= DIGITS_EVERY_MS) {
       this.digitsAt = now;
       this.write("detail", detailOf(view));
       this.write("score", view.score === null ? TEXTS.none : view.score.toFixed(2));
       this.write("age", view.ageMs === null ? TEXTS.none : TEXTS.milliseconds(Math.round(view.ageMs)));
+      this.write("round-trip", roundTripMs === null ? TEXTS.none : TEXTS.milliseconds(Math.round(roundTripMs)));
     }
     this.fill.style.transform = `scaleX(${Math.min(1, Math.max(0, view.score ?? 0))})`;
     this.speak(TEXTS.spoken(headline, steadyDetail(view)));
@@ -156,6 +183,14 @@ export class Screen {
     this.write("headline", TEXTS.headline.connecting);
     this.write("detail", message);
     this.speak(TEXTS.spoken(TEXTS.headline.connecting, message));
+  }
+
+  /** Tell once, to a screen reader too, what was just done. */
+  say(words: string): void {
+    this.write("toast", words);
+    const toast = element("toast");
+    toast.dataset["shown"] = "true";
+    window.setTimeout(() => delete toast.dataset["shown"], TOAST_MS);
   }
 
   private speak(words: string): void {

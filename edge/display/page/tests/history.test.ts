@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { brokerBeside } from "../src/config";
 import { type History, HISTORY_MS, record, shareInView } from "../src/history";
 
 test("equal kinds grow into one run, others follow without a gap", () => {
@@ -30,9 +29,4 @@ test("a share of next to nothing is not told", () => {
   assert.equal(shareInView(history, 2000), null);
   for (let at = 2100; at <= 20_000; at += 100) history = record(history, "stale", at);
   assert.equal(shareInView(history, 20_000), null);
-});
-
-test("the broker is beside the page, with TLS exactly when the page has it", () => {
-  assert.equal(brokerBeside({ protocol: "http:", hostname: "pi.local" }, 9001, "/mqtt"), "ws://pi.local:9001/mqtt");
-  assert.equal(brokerBeside({ protocol: "https:", hostname: "[::1]" }, 9001, "/mqtt"), "wss://[::1]:9001/mqtt");
 });
