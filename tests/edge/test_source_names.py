@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import string
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -8,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.capture.names import public_name, scrub, secrets_of
+from edge.config import Config
+from edge.daemon import Daemon
 
 WORD = st.text(string.ascii_letters + string.digits, min_size=6, max_size=12).map(lambda word: f"Zq{word}")
 AWKWARD = st.text(string.ascii_letters + string.digits + "@:/?#=&%!$ ", min_size=4, max_size=12).map(
@@ -56,6 +59,16 @@ def test_a_pipelines_complaint_does_not_repeat_its_secrets(secret: str, key: str
     pipeline = f'rtspsrc {key}="{secret}" latency=0 ! decodebin'
     for text in (f"could not set {key} in {pipeline}", f"server answered {secret!r}: 401"):
         assert secret not in scrub(text, pipeline, *secrets_of(f"gst:{pipeline}"))
+
+
+def test_the_daemon_tells_no_password_of_its_source(tiny_bundle: Path, tmp_path: Path) -> None:
+    source = "rtsp://clinic:s3cret@127.0.0.1:9/live?token=t0ken"
+    config = {"device": "test", "state_dir": tmp_path, "capture": {"source": source}, "model": {"bundle": tiny_bundle}}
+    daemon = Daemon(Config.model_validate(config))
+    daemon._reader._call = "read", 1  # as if it hung since the machine was started
+    said = [daemon._hung(), daemon._source().model_dump_json(), *(body.decode() for _, body in daemon._hello())]
+    assert "rtsp://127.0.0.1:9 has not answered" in said[0]
+    assert not any(word in text for text in said for word in ("clinic", "s3cret", "t0ken", "live?"))
 
 
 def test_an_ordinary_message_stays_as_it_is() -> None:
