@@ -252,7 +252,8 @@ class Run:
         def work() -> dict[str, Any]:
             trained = train_map_teacher(self, maps.teacher, folder / "teacher")
             model = load_map_teacher(trained.weights)
-            with Meter("asking the segmentation teacher", len(self.pack.records)) as meter:
+            shown = sum(record.label == self.recipe.finding for record in self.pack.records)
+            with Meter("asking the segmentation teacher", shown) as meter:
                 done = 0
 
                 def progress(now: int, _: int) -> None:
