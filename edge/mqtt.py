@@ -241,13 +241,18 @@ class Link:
         properties = message.properties
         topic = getattr(properties, "ResponseTopic", None)
         reply = self._command(message.topic.rpartition("/")[2], bytes(message.payload))
-        if topic is None:
+        if topic is None or not self._may_answer_on(topic):
             return
         answer = _properties(expiry_s=10)
         if (correlation := getattr(properties, "CorrelationData", None)) is not None:
             answer.CorrelationData = correlation
         self._sent += 1
         client.publish(topic, reply, 1, properties=answer)
+
+    def _may_answer_on(self, topic: str) -> bool:
+        # Who may only ask must not have the daemon speak in its own name, as on `detection`, nor trip over a wildcard.
+        own = topic.startswith(f"{ROOT}/") and not topic.startswith(f"{self.prefix}reply/")
+        return bool(topic) and not own and not set("+#\0") & set(topic) and not topic.startswith("$")
 
     def _password(self) -> str | None:
         path = self._settings.password_file

@@ -26,7 +26,7 @@ from edge.rehearsal import rehearse
 from edge.runtime import OnnxRuntime
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import paho.mqtt.client as paho
 
@@ -203,6 +203,12 @@ def rehearsed(folder: Path, **settings: object) -> Iterator[Rehearsed]:
     with contextlib.ExitStack() as stack:
         config, broker = stack.enter_context(rehearse(config, folder / "phones", host="127.0.0.1", address="localhost"))
         yield Rehearsed(config, broker, serve(config, stack))
+
+
+@pytest.fixture(scope="session")
+def rehearse_adapter() -> Callable[..., contextlib.AbstractContextManager[Rehearsed]]:
+    """Makes adapters with phones: `with rehearse_adapter(folder) as site`."""
+    return rehearsed
 
 
 @pytest.fixture

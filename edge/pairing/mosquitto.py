@@ -97,10 +97,16 @@ protocol websockets
 
 
 def limits() -> str:
-    """What one client may cost; the same wherever phones connect."""
+    """What one client may cost.
+
+    Both sizes, since mosquitto 2.0 looks at the first on plain connections only and at the second on WebSockets too. No
+    `memory_limit`: with it, who merely claims to send a lot starves everybody else; deploy/mosquitto/limits.conf bounds
+    the process instead.
+    """
     return f"""\
 set_tcp_nodelay true
 max_packet_size {_LARGEST_PACKET}
+message_size_limit {_LARGEST_PACKET}
 max_keepalive 60
 max_inflight_messages 20
 max_queued_messages 100

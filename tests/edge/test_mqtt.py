@@ -162,6 +162,27 @@ def test_commands_are_answered_with_their_correlation_data(broker: Broker) -> No
         asker.loop_stop()
 
 
+@pytest.mark.parametrize("topic", ["foldsight/v1/a/detection", "foldsight/v1/b/reply/1", "foldsight/v1/a/reply/#"])
+def test_nobody_has_the_daemon_speak_in_its_own_name(broker: Broker, topic: str) -> None:
+    with linked(broker) as link:
+        asker = broker.client()
+        heard: list[str] = []
+        asker.on_message = lambda _, __, message: heard.append(message.topic)
+        asker.connect(broker.host, broker.port)
+        asker.loop_start()
+        asker.subscribe([("foldsight/v1/a/detection", 1), ("foldsight/v1/+/reply/#", 1)])
+        time.sleep(0.2)
+        for response in (topic, "foldsight/v1/a/reply/2"):
+            properties = Properties(PacketTypes.PUBLISH)
+            properties.ResponseTopic = response
+            asker.publish("foldsight/v1/a/cmd/ping", b"hi", 1, properties=properties)
+        assert wait_for(lambda: bool(heard))
+        assert heard == ["foldsight/v1/a/reply/2"]
+        assert link.connects == 1
+        asker.disconnect()
+        asker.loop_stop()
+
+
 def test_a_broker_that_is_absent_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     link = make_link(1)
     link.start()
