@@ -41,16 +41,23 @@ class Oracle:
 
     Args:
         begin_s: of the phantom's script, seconds.
-        frames: how many, at 30 a second; they are shown forwards and backwards in turn.
+        frames: how many, a fifth of a second apart; they are shown forwards and backwards in turn.
+        width: of the frames, pixels.
+        height: of the frames, pixels.
+        detail: of the phantom.
     """
 
     def __init__(
-        self, begin_s: float = 18.0, frames: int = 20, seed: int = 3, width: int = 640, height: int = 480
+        self, begin_s: float = 18.0, frames: int = 3, *, width: int = 480, height: int = 360, detail: int = 400
     ) -> None:
-        phantom = Phantom(width=width, height=height, seed=seed)
+        phantom = Phantom(width=width, height=height, seed=3, detail=detail)
         encode = Encoder(width=480, max_bytes=40_000)
-        seen = [self._judge(phantom, encode, begin_s + index / 30) for index in range(frames)]
+        seen = [self._judge(phantom, encode, begin_s + index / 5) for index in range(frames)]
         self._ring = [*seen, *seen[-2:0:-1]]
+
+    def hold(self, *seen: Seen) -> None:
+        """From now on show these alone."""
+        self._ring = list(seen)
 
     def at(self, seq: int) -> Seen:
         return self._ring[seq % len(self._ring)]
@@ -87,7 +94,17 @@ class Device:
     With an `oracle` it shows the phantom, and says of each frame what is really to be seen in it.
     """
 
-    def __init__(self, broker: Broker, session: int = 1, oracle: Oracle | None = None) -> None:
+    def __init__(
+        self, broker: Broker, session: int = 1, oracle: Oracle | None = None, client: paho.Client | None = None
+    ) -> None:
+        """Connect and begin.
+
+        Args:
+            broker: where.
+            session: number of this start.
+            oracle: what it shows; None: no pictures, no places.
+            client: with an account, where the broker wants one.
+        """
         self.broker = broker
         self.session = session
         self.topic = f"foldsight/v1/{DEVICE}"
@@ -101,7 +118,7 @@ class Device:
         self._seq = 0
         self._since = time.monotonic()
         self._ended = threading.Event()
-        self._client = broker.client(f"device-{session}")
+        self._client = client or broker.client(f"device-{session}")
         self._client.reconnect_delay_set(0.1, 0.5)
         self._client.on_connect = lambda client, *_: client.subscribe(f"{self.topic}/cmd/+")
         self._client.on_message = self._hear

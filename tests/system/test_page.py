@@ -5,57 +5,39 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
 import time
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import cv2
+import numpy as np
 import pytest
-from adapter_player import DEVICE, Device
+from adapter_player import DEVICE, Device, Oracle
+from chromium import LANDSCAPE, NEEDED, PORTRAIT, SMALL, accessible, opened, running, shoot, stays_inside, wait_for
 
-from edge.broker import find_mosquitto
-from edge.display.files import STATIC_FOLDER
 from edge.display.server import DisplayServer, DisplaySettings
+from edge.preview import Encoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from playwright.sync_api import Browser, Page
 
     from edge.broker import Broker
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-CHROMIUM_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-PORTRAIT, LANDSCAPE, SMALL = (390, 844), (844, 390), (360, 640)
-SHOTS = os.environ.get("FOLDSIGHT_SCREENSHOTS")
-WITHIN_MS = 5000
-
-pytestmark = [
-    pytest.mark.system,
-    pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed"),
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
-    pytest.mark.skipif(not (STATIC_FOLDER / "index.html").exists(), reason="the page is not built: run `make page`"),
-]
+pytestmark = NEEDED
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    # Imported here, so that the module is collected where playwright is missing.
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+    with running() as browser:
         yield browser
-        browser.close()
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Oracle:
+    return Oracle()
 
 
 @pytest.fixture
@@ -63,43 +45,6 @@ def address(broker: Broker) -> Iterator[str]:
     settings = DisplaySettings(device=DEVICE, port=0, mqtt_port=broker.websocket_port)
     with DisplayServer(settings) as server:
         yield server.url
-
-
-@contextlib.contextmanager
-def opened(browser: Browser, address: str, size: tuple[int, int] = PORTRAIT, script: str = "") -> Iterator[Page]:
-    """The page in a fresh browser profile; what it complains about fails the test."""
-    context = browser.new_context(viewport={"width": size[0], "height": size[1]}, device_scale_factor=2)
-    page = context.new_page()
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda message: complaints.append(message.text) if "Content Security" in message.text else None)
-    if script:
-        page.add_init_script(script)
-    page.goto(address)
-    yield page
-    context.close()
-    assert not complaints
-
-
-def wait_for(page: Page, kind: str, within_ms: int = WITHIN_MS) -> None:
-    page.wait_for_selector(f'body[data-kind="{kind}"]', timeout=within_ms)
-
-
-def shoot(page: Page, name: str) -> None:
-    if SHOTS:
-        folder = Path(SHOTS)
-        folder.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=str(folder / f"{name}.png"))
-
-
-def stays_inside(page: Page) -> None:
-    """Nothing is cut off: no scrolling, and the headline fits its stage."""
-    width, height, inner_width, inner_height = page.evaluate(
-        "[document.documentElement.scrollWidth, document.documentElement.scrollHeight, innerWidth, innerHeight]"
-    )
-    assert (width, height) <= (inner_width, inner_height)
-    too_large = "all => all.filter(e => e.scrollHeight > e.clientHeight + 1 || e.scrollWidth > e.clientWidth + 1)"
-    assert page.eval_on_selector_all("#stage, dd, #side, #banner", too_large + ".map(e => e.id || e.className)") == []
 
 
 STATES = [
@@ -287,6 +232,289 @@ def test_without_the_server_it_says_so_and_tries_again(browser: Browser, broker:
         device.show("folds", 0.97)
         page.route("**/api/info", lambda route: route.abort())
         page.goto(address)
-        page.wait_for_function("document.getElementById('detail').textContent.includes('does not answer')")
+        page.wait_for_function("() => document.getElementById('detail').textContent.includes('does not answer')")
         page.unroute("**/api/info")
         wait_for(page, "in_view")
+
+
+def picture_is(page: Page, kind: str, within_ms: int = 6000) -> None:
+    page.wait_for_selector(f'body[data-picture="{kind}"]', timeout=within_ms)
+
+
+@pytest.mark.parametrize("size", [PORTRAIT, LANDSCAPE, SMALL], ids=["portrait", "landscape", "small"])
+def test_the_picture_stands_with_every_answer(
+    browser: Browser, broker: Broker, address: str, oracle: Oracle, size: tuple[int, int]
+) -> None:
+    name = f"{size[0]}x{size[1]}"
+    with Device(broker, oracle=oracle) as device, opened(browser, address, size) as page:
+        for state, score, reasons, kind in (
+            ("folds", 0.96, (), "in_view"),
+            ("no_folds", 0.04, (), "not_in_view"),
+            ("uncertain", 0.55, ("unsupported",), "uncertain"),
+        ):
+            device.show(state, score, *reasons, since_ms=7000)
+            wait_for(page, kind)
+            picture_is(page, "preview")
+            stays_inside(page)
+            shoot(page, f"preview-{kind}-{name}")
+        device.health(frames=100)
+        device.health(frames=200, dropped={"replaced": 30}, temperature_c=84.0, throttled=["under_voltage"])
+        page.wait_for_selector("#banner:not([hidden])")
+        assert page.inner_text("#banner").count("\u00b7") == 2  # hot, under-voltage, dropped
+        stays_inside(page)
+        shoot(page, f"preview-unhealthy-{name}")
+
+
+def test_a_picture_that_stops_is_gone_and_a_sketch_takes_its_place(
+    browser: Browser, broker: Broker, address: str, oracle: Oracle
+) -> None:
+    with Device(broker, oracle=oracle) as device, opened(browser, address) as page:
+        device.show("folds", 0.96)
+        picture_is(page, "preview")
+        page.wait_for_function("() => /^\\d+ ms$/.test(document.getElementById('round-trip').textContent)")
+        device.pictures = False
+        time.sleep(1.2)
+        picture_is(page, "late")
+        assert set(canvas_colors(page)) == {(0, 0, 0)}  # nothing of the old picture is left
+        shoot(page, "picture-late-390x844")
+        picture_is(page, "sketch", 8000)
+        stays_inside(page)
+        shoot(page, "sketch-390x844")
+        device.show("no_signal", 0.5, "frozen")
+        wait_for(page, "no_signal")
+        picture_is(page, "none")
+
+
+def canvas_colors(page: Page) -> list[tuple[int, int, int]]:
+    """A grid of the canvas's pixels."""
+    colors = page.evaluate(
+        """() => { const c = document.getElementById("canvas"), p = c.getContext("2d"), found = [];
+        for (let y = 0; y < c.height; y += 7) for (let x = 0; x < c.width; x += 7)
+          found.push([...p.getImageData(x, y, 1, 1).data.slice(0, 3)]);
+        return found; }"""
+    )
+    return [tuple(color) for color in colors]
+
+
+def extent(mask: np.ndarray, least: float) -> tuple[int, int]:
+    """First and last column in which at least so many pixels are set."""
+    columns = np.flatnonzero(mask.sum(axis=0) >= least)
+    return int(columns[0]), int(columns[-1])
+
+
+def screenshot(page: Page) -> np.ndarray:
+    """The canvas as the screen shows it, int (height, width, 3) BGR."""
+    box = page.eval_on_selector(
+        "#picture", "e => { const b = e.getBoundingClientRect(); return [b.x, b.y, b.right, b.bottom]; }"
+    )
+    x, y, right, bottom = (round(2 * side) for side in box)
+    shot = cv2.imdecode(np.frombuffer(page.screenshot(), np.uint8), cv2.IMREAD_COLOR)
+    return shot[y:bottom, x:right].astype(int)
+
+
+@pytest.mark.parametrize("size", [PORTRAIT, LANDSCAPE], ids=["portrait", "landscape"])
+def test_the_overlay_lies_within_two_per_cent_of_the_truth(
+    browser: Browser, broker: Broker, address: str, oracle: Oracle, size: tuple[int, int]
+) -> None:
+    """In screenshots: the box that the page draws, against where the phantom's folds are in the picture itself."""
+    seen = oracle.at(0)
+    folds = seen.regions[0]
+    height, width = seen.image.shape[:2]
+    x, y, wide, high = folds["box"]
+    left, top = round(x * width), round(y * height)
+    # The camera's frame: white, and magenta where the truth says that the folds are.
+    card = np.full_like(seen.image, 255)
+    card[top : top + round(high * height), left : left + round(wide * width)] = (255, 0, 255)
+    held = Oracle(frames=0)
+    held.hold(replace(seen, jpeg=Encoder(width=480, max_bytes=40_000)(card), regions=[folds]))
+    with Device(broker, oracle=held) as device, opened(browser, address, size) as page:
+        device.show("no_folds", 0.03)  # nothing is drawn over it
+        wait_for(page, "not_in_view")
+        picture_is(page, "preview")
+        page.wait_for_function("() => document.getElementById('canvas').ariaLabel.includes('nothing')")
+        bare = screenshot(page)
+        device.show("folds", 0.97)
+        wait_for(page, "in_view")
+        page.wait_for_function("() => document.getElementById('canvas').ariaLabel.includes('Folds')")
+        marked = screenshot(page)
+    drawn = (abs(marked - (155, 214, 0)) < 20).all(axis=2)
+    for axis, share in ((0, high), (1, wide)):
+        turn = (lambda mask: mask) if axis == 0 else (lambda mask: mask.T)
+        frames, boxes = [], []
+        for shot, mask, least in ((bare, (abs(bare - (255, 0, 255)) < 60).all(axis=2), 0.5), (marked, drawn, 0.9)):
+            frame = turn((shot > 230).any(axis=2))
+            begin, end = extent(frame, 0.5 * frame.shape[0] if axis == 0 else 60)
+            across = np.ptp(np.flatnonzero(frame.any(axis=1)))
+            first, last = extent(turn(mask), least * share * across)
+            frames.append(end - begin)
+            boxes.append(((first - begin) / (end - begin), (last - begin) / (end - begin)))
+        off = [abs(a - b) for a, b in zip(*boxes, strict=True)]
+        assert max(off) < 0.02, (axis, frames, boxes)
+
+
+def test_a_picture_without_its_detection_is_shown_without_an_overlay(
+    browser: Browser, broker: Broker, address: str, oracle: Oracle
+) -> None:
+    with Device(broker, oracle=oracle) as device, opened(browser, address) as page:
+        device.pictures = False
+        device.show("folds", 0.97)
+        wait_for(page, "in_view")
+        picture_is(page, "sketch")
+        # A frame that comes later than any detection of it: its age is known from the one before, its places are not.
+        deadline = time.monotonic() + 5
+        while page.get_attribute("body", "data-picture") != "preview" and time.monotonic() < deadline:
+            device.preview(device._seq + 1_000, oracle.at(0).jpeg)
+            time.sleep(0.1)
+        assert "nothing is marked" in (page.get_attribute("#canvas", "aria-label") or "")
+        assert device.seen
+
+
+def test_a_picture_that_is_late_or_foreign_is_never_shown(
+    browser: Browser, broker: Broker, address: str, oracle: Oracle
+) -> None:
+    with Device(broker, oracle=oracle) as device, opened(browser, address) as page:
+        device.pictures = False
+        device.show("folds", 0.97)
+        wait_for(page, "in_view")
+        picture_is(page, "sketch")
+        time.sleep(1)
+        old = device._seq
+        time.sleep(1.2)
+        device.preview(old, oracle.at(0).jpeg)
+        device.preview(old + 40, b"no picture")
+        device.session -= 1
+        device.preview(device._seq, oracle.at(0).jpeg)
+        device.session += 1
+        time.sleep(0.5)
+        assert page.get_attribute("body", "data-picture") in {"sketch", "late"}
+        assert page.get_attribute("#canvas", "data-seq") is None
+
+
+def test_axe_finds_nothing_serious(browser: Browser, broker: Broker, address: str, oracle: Oracle) -> None:
+    with Device(broker, oracle=oracle) as device, opened(browser, address) as page:
+        for state, kind in (("folds", "in_view"), ("uncertain", "uncertain")):
+            device.show(state, 0.5)
+            wait_for(page, kind)
+            picture_is(page, "preview")
+            accessible(page)
+        page.click("[data-opens=notes]")
+        accessible(page)
+        page.keyboard.press("Escape")
+        page.click("[data-opens=settings]")
+        accessible(page)
+        page.keyboard.press("Escape")
+        device.status("degraded", "source lost")
+        device.show("no_signal", 0.5, "source_lost")
+        wait_for(page, "no_signal")
+        accessible(page)
+        device.hush()
+        wait_for(page, "stale")
+        accessible(page)
+
+
+def test_all_of_it_is_reached_by_keyboard(browser: Browser, broker: Broker, address: str, oracle: Oracle) -> None:
+    with Device(broker, oracle=oracle) as device, opened(browser, address) as page:
+        device.show("folds", 0.97)
+        picture_is(page, "preview")
+        names = []
+        for _ in range(3):
+            page.keyboard.press("Tab")
+            names.append(page.evaluate("document.activeElement.textContent.trim()"))
+        assert names == ["Snapshot", "Notes", "Settings"]
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.getElementById('settings').open")
+        page.keyboard.press("Escape")
+        assert not page.evaluate("document.getElementById('settings').open")
+
+
+def test_notes_and_snapshots_go_nowhere_but_to_the_phone(
+    browser: Browser, broker: Broker, address: str, oracle: Oracle, tmp_path: Path
+) -> None:
+    said: list[bytes] = []
+    client = broker.client("ears")
+    client.on_message = lambda _, __, message: said.append(message.payload)
+    client.connect(broker.host, broker.port)
+    client.subscribe("foldsight/v1/+/cmd/+")
+    client.loop_start()
+    with Device(broker, oracle=oracle) as device, opened(browser, address) as page:
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.method + request.url + str(request.post_data)))
+        device.show("folds", 0.97)
+        picture_is(page, "preview")
+        page.click("[data-opens=notes]")
+        page.click("#notes-time")
+        page.keyboard.type("very secret")
+        page.keyboard.press("Escape")
+        with page.expect_download() as download:
+            page.click("#snapshot")
+        download.value.save_as(tmp_path / "snapshot.png")
+        page.reload()
+        assert "Folds in view: very secret" in page.input_value("#notes-text")
+        wait_for(page, "in_view")
+    client.disconnect()
+    client.loop_stop()
+    assert not any("secret" in request or request.startswith("POST") for request in asked)
+    assert said
+    assert not any(b"secret" in message for message in said)
+    picture = cv2.imread(str(tmp_path / "snapshot.png"))
+    assert picture.shape[1] == 1280
+    assert picture[480, 640].max() > 0
+    assert download.value.suggested_filename.startswith("foldsight-20")
+
+
+def test_it_tells_of_a_change_by_vibration_where_that_is_wanted(browser: Browser, broker: Broker, address: str) -> None:
+    buzzes = "window.buzzes = []; navigator.vibrate = pattern => { window.buzzes.push(pattern); return true; };"
+    with Device(broker) as device, opened(browser, address, script=buzzes) as page:
+        device.show("folds", 0.97)
+        wait_for(page, "in_view")
+        device.show("no_folds", 0.03)
+        wait_for(page, "not_in_view")
+        assert page.evaluate("window.buzzes") == []
+        page.click("[data-opens=settings]")
+        page.check("#alert-vibrate")
+        page.keyboard.press("Escape")
+        device.show("folds", 0.97)
+        wait_for(page, "in_view")
+        device.hush()
+        wait_for(page, "stale")
+        assert page.evaluate("window.buzzes") == [[70, 60, 70], [300]]
+        page.reload()
+        page.wait_for_function("() => document.getElementById('alert-vibrate').checked")
+
+
+def test_it_can_be_installed_and_keeps_nothing_but_itself(browser: Browser, broker: Broker, address: str) -> None:
+    """What Lighthouse and Chromium ask of an installable app, and that its cache holds the shell alone."""
+    with Device(broker) as device, opened(browser, address) as page:
+        device.show("folds", 0.97)
+        wait_for(page, "in_view")
+        session = page.context.new_cdp_session(page)
+        manifest = session.send("Page.getAppManifest")
+        assert manifest["errors"] == []
+        faults = [e["errorId"] for e in session.send("Page.getInstallabilityErrors")["installabilityErrors"]]
+        assert set(faults) <= {"in-incognito"}  # which every profile of a test is
+        page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+        page.reload()
+        wait_for(page, "in_view")
+        assert page.evaluate("navigator.serviceWorker.controller !== null")
+        cached = page.evaluate(
+            """async () => { const found = [];
+            for (const name of await caches.keys())
+              for (const request of await (await caches.open(name)).keys()) found.push(new URL(request.url).pathname);
+            return found; }"""
+        )
+        assert {"/", "/page.js", "/style.css", "/manifest.webmanifest"} <= set(cached)
+        assert not any(path.startswith("/api") or "health" in path or "metrics" in path for path in cached)
+
+
+def test_out_of_reach_the_shell_opens_and_shows_nothing_old(browser: Browser, broker: Broker) -> None:
+    settings = DisplaySettings(device=DEVICE, port=0, mqtt_port=broker.websocket_port)
+    with DisplayServer(settings) as server, Device(broker) as device:
+        device.show("folds", 0.97)
+        with opened(browser, server.url) as page:
+            wait_for(page, "in_view")
+            page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+            server.stop()
+            page.reload()
+            page.wait_for_function("() => document.getElementById('detail').textContent.includes('does not answer')")
+            assert page.get_attribute("body", "data-live") == "false"
+            assert "not a medical device" in page.inner_text("#notice")
