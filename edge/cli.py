@@ -105,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         "--bundle", type=Path, default=COMMITTED_BUNDLE, help="model bundle (default: the one that ships)"
     )
     classify.add_argument("--precision", choices=("auto", "int8", "fp32"), default="auto")
+    classify.add_argument("--overlay", type=Path, metavar="DIR", help="write pictures with the answers drawn in")
     classify.add_argument("--json", action="store_true", help="one JSON object a line")
 
     bundle = command("bundle", lambda _: 0, "look at a model bundle, or check it")
@@ -396,7 +397,7 @@ def _classify(arguments: argparse.Namespace) -> int:
     from edge.analysis import Analyser  # noqa: PLC0415
 
     analyser = Analyser(Bundle.open(arguments.bundle), precision=arguments.precision)
-    return classify.run(analyser, arguments.paths, as_json=arguments.json)
+    return classify.run(analyser, arguments.paths, as_json=arguments.json, overlay=arguments.overlay)
 
 
 def _bundle_inspect(arguments: argparse.Namespace) -> int:

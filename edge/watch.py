@@ -37,6 +37,7 @@ class Watcher:
         self._topic, self._as_json = f"{ROOT}/{device}/#", as_json
         self._fresh_s = 0.0
         self._state: dict[str, Any] = {}
+        self._regions: dict[str, dict[str, Any] | None] = {}  # by label; one that was seen once keeps its column
         self._status = "waiting for the adapter"
 
     def run(self, host: str, port: int, *, seconds: float | None, username: str | None, password_file: Path | None,
@@ -100,6 +101,9 @@ class Watcher:
             )
         elif kind in ("detection", "state") and not message.retain:
             # A retained message is the past: it shows nothing as live.
+            if kind == "detection" or payload.get("state") != self._state.get("state"):
+                here = {region["label"]: region for region in payload.get("regions", [])}
+                self._regions = {**dict.fromkeys(self._regions), **here}
             self._state = payload
             self._fresh_s = time.monotonic()
 
@@ -112,5 +116,14 @@ class Watcher:
         else:
             s = self._state
             line = f"{_WORDS.get(s['state'], s['state']):<20} score {s['score']:.2f}  age {s.get('age_ms') or 0:.0f} ms"
+            line += "".join(f"  {label} {_place(region)}" for label, region in self._regions.items())
         sys.stdout.write(f"\r\x1b[K{line}   [{self._status}]")
         sys.stdout.flush()
+
+
+def _place(region: dict[str, Any] | None) -> str:
+    """Centre and area as shares of the frame, in a column's width."""
+    if region is None:
+        return f"{'-':<16}"
+    x, y = region["centre"]
+    return f"{x:4.2f} {y:4.2f} {region['area']:6.1%}"
