@@ -7,7 +7,7 @@
 #                                      what this machine does, frame by frame
 #   make soak [SOAK=8h]                the daemon and a broker for ten minutes or more: as quick and as small as at first?
 #   make faults                        what the daemon does when camera, clock or broker fail, as one table
-#   make arm-cost [BUNDLE=b.zip | MODEL=m.onnx] [STEPS=1] [RUNS=2] [ARM=folder] [JSON=1]
+#   make arm-cost [BUNDLE=b.zip | MODEL=m.onnx | CALLS=c.py] [STEPS=1] [RUNS=2] [ARM=folder] [JSON=1]
 #                                      Arm instructions per frame, by stage, counted under emulation (docs/cost.md)
 #   make train DATA=../shared/data     the committed model bundle, from the images
 
@@ -85,8 +85,8 @@ faults: $(VENV)/.trainer
 
 arm-cost: $(VENV)/.edge
 	@deploy/prerequisites.sh arm-emulation
-	@$(BIN)/python deploy/emulator $(if $(ARM),--folder "$(ARM)") $(if $(MODEL),--model "$(MODEL)",$(if $(BUNDLE),--bundle "$(BUNDLE)")) \
-	    $(if $(STEPS),--steps) $(if $(RUNS),--runs $(RUNS)) $(if $(JSON),--json)
+	@$(BIN)/python deploy/emulator $(if $(ARM),--folder "$(ARM)") $(if $(MODEL),--model "$(MODEL)") $(if $(CALLS),--calls "$(CALLS)") \
+	    $(if $(BUNDLE),--bundle "$(BUNDLE)") $(if $(STEPS),--steps) $(if $(RUNS),--runs $(RUNS)) $(if $(JSON),--json)
 
 train: $(VENV)/.trainer
 	@test -d "$(DATA)" || { echo "foldsight: DATA=$(DATA) is no folder: make train DATA=../shared/data" >&2; exit 2; }

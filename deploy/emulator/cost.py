@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -38,11 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if given.setup:
             print(root.folder)
             return 0
-        for path in [*(given.model or []), given.bundle]:
+        for path in [*(given.model or []), given.calls or given.bundle]:
             if not path.is_file():
-                raise SetupError(f"{path} is not there: give the path of a model")
+                raise SetupError(f"{path} is not there: give the path of a file")
         with tempfile.TemporaryDirectory(prefix="foldsight-") as folder:
-            result = _models(root, given, Path(folder)) if given.model else _frames(root, given, Path(folder))
+            kind = _models if given.model else _calls if given.calls else _frames
+            result = kind(root, given, Path(folder))
     except FoldsightError as error:
         print(f"foldsight: {error}", file=sys.stderr)
         return error.exit_code
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.json:
         print(json.dumps(result, indent=2))
     else:
-        print("\n".join(model_table(result) if given.model else frame_table(result)))
+        print("\n".join(frame_table(result) if "about" in result else alone_table(result)))
     return 0
 
 
@@ -69,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--bundle", type=Path, default=COMMITTED_BUNDLE, help="default: the one that ships")
     what.add_argument("--model", type=Path, nargs="+", help="ONNX files with the one input `image`: inference alone")
+    what.add_argument("--calls", type=Path, help="a Python file with CALLS, functions without arguments by name")
     parser.add_argument("--steps", action="store_true", help="the functions within the stages, too")
     parser.add_argument("--json", action="store_true")
     return parser
@@ -123,9 +126,22 @@ def _models(root: Root, given: argparse.Namespace, folder: Path) -> dict[str, An
             _tell(f"{cpu.name}: {path.name}")
             runs = [run(root, cpu, ["--model", str(path.absolute())], folder) for _ in range(given.runs)]
             values = [counted.mean()["inference"] for _, counted in runs]
-            entry[cpu.name] = {"inference": round(fmean(values)), "spread": spread(values)}
+            entry[cpu.name] = {"instructions": round(fmean(values)), "spread": spread(values)}
             entry["input"], result["versions"] = runs[0][0]["input"], runs[0][0]["versions"]
         result["models"][str(path)] = entry
+    return result
+
+
+def _calls(root: Root, given: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Count calls by themselves, on every processor."""
+    result: dict[str, Any] = {"schema": 1, "qemu": _qemu_version(), "calls": {}}
+    for cpu in _cpus(given):
+        _tell(f"{cpu.name}: {given.calls.name}")
+        about, counted = run(root, cpu, ["--calls", str(given.calls.absolute())], folder)
+        result["versions"] = about["versions"]
+        for (name, *_), step in counted.steps.items():
+            entry = result["calls"].setdefault(name, {})
+            entry[cpu.name] = {"instructions": round(step.whole / step.calls)}
     return result
 
 
@@ -180,6 +196,7 @@ def failure(cpu: Cpu, status: int, said: str) -> str:
     last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), f"exit status {status}")
     if "API version" in said:
         return f"this QEMU has another plugin interface than the plugin, which needs QEMU 4.2 to 9.0 ({last})"
+    last = re.sub(r"^edge\.errors\.\w+: ", "", last)
     return f"the emulated {cpu.name} failed: {last}"
 
 
@@ -268,14 +285,17 @@ def frame_table(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def model_table(result: dict[str, Any]) -> list[str]:
-    """The lines for a terminal."""
-    models = result["models"]
-    names = [name for name in next(iter(models.values())) if name in CPUS]
-    lines = ["Arm instructions per inference, millions", result["qemu"], "", _row("", names)]
-    for path, entry in models.items():
-        size = "x".join(map(str, entry["input"]))
-        lines.append(_row(f"{Path(path).name} {size}", [f"{entry[name]['inference'] / 1e6:.2f}" for name in names]))
+def alone_table(result: dict[str, Any]) -> list[str]:
+    """The lines for a terminal, of models or calls by themselves."""
+    kind = "models" if "models" in result else "calls"
+    entries = result[kind]
+    names = [name for name in next(iter(entries.values())) if name in CPUS]
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    lines = [f"Arm instructions, millions, {kind} by themselves", versions, result["qemu"], "", _row("", names)]
+    for label, entry in entries.items():
+        size = "x".join(map(str, entry.get("input", [])))
+        shown = f"{Path(label).name} {size}" if size else label
+        lines.append(_row(shown, [f"{entry[name]['instructions'] / 1e6:.2f}" for name in names]))
     return lines
 
 

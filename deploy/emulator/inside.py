@@ -15,6 +15,7 @@ import inspect
 import json
 import os
 import platform
+import runpy
 import socket
 import sys
 import threading
@@ -294,6 +295,29 @@ def count_model(mark: Marks, path: Path) -> dict[str, Any]:
     return {"model": path.name, "input": list(inputs[0].shape), "frames": _RUNS, "begin": begin}
 
 
+def count_calls(mark: Marks, path: Path) -> dict[str, Any]:
+    """Run calls one by one.
+
+    Args:
+        mark: told of every call.
+        path: a Python file that defines CALLS, functions without arguments by name.
+    """
+    calls = runpy.run_path(str(path)).get("CALLS")
+    if not isinstance(calls, dict) or not calls:
+        raise SystemExit(f"{path} defines no CALLS: a dict of functions without arguments, by name")
+    for _ in range(_NULLS):
+        mark(NULL)
+    mark(OFF)
+    begin = len(mark.names)
+    for name, call in calls.items():
+        call()  # the first one may build tables
+        for _ in range(_RUNS):
+            mark(name)
+            call()
+            mark(OFF)
+    return {"begin": begin}
+
+
 def main() -> None:
     """Count one thing and write the marks' names down."""
     parser = argparse.ArgumentParser()
@@ -304,6 +328,7 @@ def main() -> None:
     parser.add_argument("--measured", type=int, default=30)
     parser.add_argument("--deep", action="store_true")
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--calls", type=Path)
     given = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # libraries start no threads on one core
@@ -312,6 +337,8 @@ def main() -> None:
     mark = Marks()
     if given.model:
         about = count_model(mark, given.model)
+    elif given.calls:
+        about = count_calls(mark, given.calls)
     else:
         frames = np.load(given.frames)
         about = count_frames(mark, given.bundle, frames, fps=given.fps, measured=given.measured, deep=given.deep)
