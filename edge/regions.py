@@ -222,50 +222,55 @@ def _extent(cells: NDArray[np.float32], threshold: float) -> _Extent | None:
     if not sure.any():
         return None
     above = np.asarray(cells >= _GROWTH * threshold, np.uint8)
-    _, parts, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
-    rooted = np.zeros(len(stats), np.bool_)
-    rooted[parts[sure]] = True
-    chosen = _together(cells, np.asarray(parts, np.int32), np.asarray(stats, np.int32), rooted)
+    count, parts, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
+    single = count == 2  # noqa: PLR2004  the background is a piece too
+    chosen = above if single else _together(cells, sure, np.asarray(parts, np.int32), stats.tolist())
     sure &= chosen > 0
     # The cells around the region are partly covered too; those of pieces that were left out are not its own.
     around = np.asarray(cv2.dilate(chosen, _AROUND), np.uint8) & (chosen | (1 - above))
     weights = cells * around
     across, down = weights.sum(axis=0), weights.sum(axis=1)
     mass = float(across.sum())
-    level = 0.5 * float(np.median(cells[chosen > 0]))
+    inside, certain = np.sort(cells[chosen > 0]), cells[sure]
+    level = 0.5 * float(inside[len(inside) // 2])
     return _Extent(
         _crossings(weights.max(axis=0), level),
         _crossings(weights.max(axis=1), level),
-        (float(across @ (np.arange(len(across)) + 0.5)) / mass, float(down @ (np.arange(len(down)) + 0.5)) / mass),
+        (float(across @ np.arange(0.5, len(across))) / mass, float(down @ np.arange(0.5, len(down))) / mass),
         mass,
-        float(cells[sure].mean()),
+        float(certain.sum()) / len(certain),
     )
 
 
 def _together(
-    cells: NDArray[np.float32], parts: NDArray[np.int32], stats: NDArray[np.int32], rooted: NDArray[np.bool_]
+    cells: NDArray[np.float32], sure: NDArray[np.bool_], parts: NDArray[np.int32], stats: list[list[int]]
 ) -> NDArray[np.uint8]:
-    """1 where a cell is of the rooted piece with the most evidence, or of one that belongs to it."""
-    evidence = np.bincount(parts.ravel(), weights=cells.ravel(), minlength=len(stats)) * rooted
+    """1 where a cell is of the rooted piece with the most evidence, or of another rooted one that belongs to it."""
+    evidence = np.bincount(parts.ravel(), weights=cells.ravel(), minlength=len(stats))
+    rooted = np.zeros(len(stats), np.bool_)
+    rooted[parts[sure]] = True
+    evidence *= rooted
     main = int(evidence.argmax())
-    low = stats[:, [cv2.CC_STAT_LEFT, cv2.CC_STAT_TOP]]
-    size = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]
-    high = low + size
-    gap = np.maximum(np.maximum(low - high[main], low[main] - high), 0)
-    belongs = rooted & (evidence >= _SPECK * evidence[main]) & (np.hypot(*gap.T) <= _REACH * size[main].max())
+    left, top, width, height, _ = stats[main]
+    belongs = np.zeros(len(stats), np.uint8)
+    for piece in np.flatnonzero(evidence >= _SPECK * evidence[main]):
+        x, y, w, h, _ = stats[piece]
+        gap = math.hypot(max(x - left - width, left - x - w, 0), max(y - top - height, top - y - h, 0))
+        belongs[piece] = gap <= _REACH * max(width, height)
     return np.asarray(belongs[parts], np.uint8)
 
 
 def _crossings(profile: NDArray[np.float32], level: float) -> _FirstLast:
     """Where a profile over cells first and last crosses a level, in cells; at the farthest, the map's edges."""
-    above = np.flatnonzero(profile >= level)
-    first, last = int(above[0]), int(above[-1])
-    begin, end = 0.0, float(len(profile))
+    values = profile.tolist()
+    above = [index for index, value in enumerate(values) if value >= level]
+    first, last = above[0], above[-1]
+    begin, end = 0.0, float(len(values))
     if first > 0:
-        low, high = float(profile[first - 1]), float(profile[first])
+        low, high = values[first - 1], values[first]
         begin = first + 0.5 - (high - level) / (high - low)
-    if last + 1 < len(profile):
-        low, high = float(profile[last + 1]), float(profile[last])
+    if last + 1 < len(values):
+        low, high = values[last + 1], values[last]
         end = last + 0.5 + (high - level) / (high - low)
     return begin, end
 
