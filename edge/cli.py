@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -23,6 +24,7 @@ from edge.service import log_to_stderr
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from edge.bundle import Manifest
     from edge.daemon import Daemon
     from edge.pairing.adapter import Adapter
 
@@ -93,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(watch)
     watch.add_argument("--host", help="the broker (default: the configured one)")
     watch.add_argument("--port", type=int, help="its port")
-    watch.add_argument("--device", default="+", help="one adapter's name (default: all)")
+    watch.add_argument("--device", help="one adapter's name (default: all; with phones this one)")
     watch.add_argument("--seconds", type=_positive, help="end after so long")
     watch.add_argument("--json", action="store_true", help="every message as one JSON object a line")
 
@@ -133,6 +135,12 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=what)
 
     schema = command("schema", _schema, "JSON Schemas of the messages")
+    schema.add_argument(
+        "--of",
+        choices=("messages", "asyncapi", "openapi"),
+        default="messages",
+        help="the messages' JSON Schemas (default), all topics as AsyncAPI, or the web server as OpenAPI",
+    )
     schema.add_argument("--out", type=Path, help="write NAME.json files into this folder instead of printing")
     return parser
 
@@ -166,6 +174,7 @@ def _add_phones(command: Callable[..., argparse.ArgumentParser]) -> None:
         _add_config(added)
         added.set_defaults(run=run)
         if name == "prepare":
+            added.add_argument("--restart", action="store_true", help="have the services load what was made (systemd)")
             added.add_argument("--json", action="store_true")
 
 
@@ -332,12 +341,29 @@ def _pair_revoke(arguments: argparse.Namespace) -> int:
 def _broker_prepare(arguments: argparse.Namespace) -> int:
     adapter = _adapter(arguments)
     log_to_stderr(adapter.config.log)
-    changed = adapter.prepare()
+    made = adapter.prepare()
+    if arguments.restart and any(made):
+        _restart_services(accounts=made.accounts)
     if arguments.json:
-        print(json.dumps({"changed": changed}))
+        print(json.dumps(made._asdict()))
+    elif made.accounts:
+        print("accounts were made" + ("" if arguments.restart else ": restart the broker"))
+    elif made.certificates:
+        print("certificates were made" + ("" if arguments.restart else ": reload the broker"))
     else:
-        print("certificates and accounts were made: restart the broker" if changed else "all is as it should be")
+        print("all is as it should be")
     return 0
+
+
+def _restart_services(*, accounts: bool) -> None:
+    """Have the services load what was made: a reload of the broker throws nobody out, but does not read accounts."""
+    how = "try-restart" if accounts else "try-reload-or-restart"
+    # Not waited for: while the machine starts, these very services wait for this command.
+    for what, service in ((how, "mosquitto.service"), ("try-restart", "foldsight-display.service")):
+        try:
+            subprocess.run(["systemctl", "--no-block", what, service], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise FoldsightError(f"{service} could not be restarted ({error}): restart it yourself") from error
 
 
 def _broker_config(arguments: argparse.Namespace) -> int:
@@ -348,8 +374,11 @@ def _broker_config(arguments: argparse.Namespace) -> int:
 def _watch(arguments: argparse.Namespace) -> int:
     from edge.watch import Watcher  # noqa: PLC0415  only what a command needs
 
-    mqtt = settings.load(arguments.config, _overrides(arguments)).mqtt
-    Watcher(arguments.device, as_json=arguments.json).run(
+    config = settings.load(arguments.config, _overrides(arguments))
+    mqtt = config.mqtt
+    # The accounts of an adapter with phones read that adapter alone.
+    device = arguments.device or (config.device if config.phones.enabled else "+")
+    Watcher(device, as_json=arguments.json).run(
         arguments.host or mqtt.host,
         arguments.port or mqtt.port,
         seconds=arguments.seconds,
@@ -412,6 +441,7 @@ def _bundle_inspect(arguments: argparse.Namespace) -> int:
         ("identity", bundle.sha256),
         ("labels", ", ".join(manifest.labels) + f" (finding: {manifest.finding})"),
         ("input", f"{manifest.input.height} x {manifest.input.width} RGB uint8, {manifest.input.fit}"),
+        *_maps_row(manifest),
         ("decision", ", ".join(f"{k} {v:g}" for k, v in manifest.decision.model_dump(exclude_none=True).items())),
         *(("artefact", f"{a.name}: {a.format} {a.precision}, {len(bundle.files[a.file]) / 1e6:.2f} MB")
           for a in manifest.artefacts),
@@ -424,6 +454,18 @@ def _bundle_inspect(arguments: argparse.Namespace) -> int:
         interval = "" if metric.low is None or metric.high is None else f" [{metric.low:.3f}, {metric.high:.3f}]"
         print(f"{metric.split:<10}{metric.source:<16}{metric.name:<20}{metric.value:.3f}{interval}  n={metric.images}")
     return 0
+
+
+def _maps_row(manifest: Manifest) -> list[tuple[str, str]]:
+    maps = manifest.outputs.maps
+    if maps is None:
+        return []
+    thresholds = ", ".join(f"{label} from {maps.thresholds[label]:g}" for label in maps.labels)
+    floor = "none" if maps.support_floor is None else f"{maps.support_floor:g}"
+    smoothing = f"smoothing_s {maps.smoothing_s:g}"
+    return [
+        ("maps", f"{thresholds}; stride {maps.stride}, {smoothing}, temperature {maps.temperature:g}, support {floor}")
+    ]
 
 
 def _bundle_verify(arguments: argparse.Namespace) -> int:
@@ -475,6 +517,16 @@ def _config_schema(arguments: argparse.Namespace) -> int:
 def _schema(arguments: argparse.Namespace) -> int:
     from edge.messages import json_schemas  # noqa: PLC0415  only what a command needs
 
+    if arguments.of == "asyncapi":
+        from edge.asyncapi import asyncapi  # noqa: PLC0415  as above
+
+        print(json.dumps(asyncapi(), indent=2))
+        return 0
+    if arguments.of == "openapi":
+        from edge.display.api import openapi  # noqa: PLC0415  as above
+
+        print(json.dumps(openapi(), indent=2))
+        return 0
     schemas = json_schemas()
     if arguments.out is None:
         print(json.dumps(schemas, indent=2))

@@ -133,15 +133,23 @@ def make_app(
         redirect_slashes=False,
     )
     app.state.settings, app.state.pairing, app.state.lockout = settings, pairing, lockout or Lockout()
-    app.get("/api/info", responses=_problems(429), summary="What the page must know before it can connect")(_info)
+    app.get(
+        "/api/info",
+        operation_id="info",
+        responses=_problems(429),
+        summary="What the page must know before it can connect",
+    )(_info)
     app.post(
         "/api/pair",
+        operation_id="pair",
         status_code=201,
-        responses=_problems(403, 404, 409, 413, 422, 429, 503),
+        responses=_problems(400, 403, 404, 409, 413, 422, 429, 503),
         summary="Trade a one-time token for an account of the phone's own",
     )(_pair)
     app.add_route("/config.json", _config, include_in_schema=False)
-    app.get("/healthz", responses=_problems(429), summary="Whether this server is there")(_healthz)
+    app.get("/healthz", operation_id="healthz", responses=_problems(429), summary="Whether this server is there")(
+        _healthz
+    )
     routes = [Route(path, _sender(file), methods=["GET"]) for path, file in files.items()]
     if settings.ca_certificate is not None:
         ca = settings.ca_certificate
@@ -284,7 +292,7 @@ def _answer_faults(app: FastAPI) -> None:
         found = "; ".join(f"{'.'.join(str(p) for p in e['loc'][1:]) or 'body'}: {e['type']}" for e in fault.errors())
         return JSONResponse({"detail": f"The request is not as it should be ({found})."}, 422)
 
-    for status in (404, 405, 403, 409, 413, 429, 503):
+    for status in (400, 404, 405, 403, 409, 413, 429, 503):
         app.add_exception_handler(status, known)
     app.add_exception_handler(RequestValidationError, invalid)
 

@@ -15,7 +15,7 @@ import ipaddress
 import secrets
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from edge.errors import FoldsightError
 from edge.pairing import certificates, files, mosquitto
@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 def host_name() -> str:
     """This machine's name, as mDNS announces it below `.local`."""
     return socket.gethostname().partition(".")[0].lower() or "foldsight"
+
+
+class Changes(NamedTuple):
+    """What `Adapter.prepare` made anew: the broker reloads certificates, but must be restarted for accounts."""
+
+    certificates: bool
+    accounts: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +80,17 @@ class Adapter:
             addresses.append(ipaddress.IPv4Address(self.address))
         return certificates.Names.of([*dns, *self.config.phones.names], addresses)
 
-    def prepare(self) -> bool:
+    def prepare(self) -> Changes:
         """Make certificates, accounts and passwords where they are missing, damaged or due.
-
-        Returns:
-            Whether anything changed, so that the broker and the page server must load it.
 
         Raises:
             FoldsightError: a folder cannot be read or written.
         """
         names = self.names
         authority = certificates.ensure_authority(self.ca, host_name(), names)
-        changed = [certificates.ensure_server(folder, authority, names) for folder in (self.broker, self.display)]
+        renewed = [certificates.ensure_server(folder, authority, names) for folder in (self.broker, self.display)]
         passwords = {mosquitto.EDGE: _password(self.edge), mosquitto.DISPLAY: _password(self.display)}
-        changed.append(mosquitto.plugin_state(self.broker, self.config.device, passwords))
-        return any(changed)
+        return Changes(any(renewed), mosquitto.plugin_state(self.broker, self.config.device, passwords))
 
     def broker_configuration(self) -> str:
         """What mosquitto reads."""

@@ -176,9 +176,8 @@ def _roles(device: str) -> list[dict[str, Any]]:
         role(PHONE, *read, ("publishClientSend", f"{own}/cmd/+")),
         role(
             EDGE,
+            *read,
             ("publishClientSend", f"{own}/#"),
-            ("subscribePattern", f"{own}/cmd/+"),
-            ("publishClientReceive", f"{own}/cmd/+"),
         ),
         role(
             DISPLAY,

@@ -191,7 +191,7 @@ def test_only_the_files_of_the_page_exist(server: DisplayServer, path: str) -> N
 def test_only_get_and_head_are_answered(server: DisplayServer, method: str) -> None:
     status, headers, _ = ask(server, "/", method)
     assert status == 405
-    assert headers["Allow"] == "GET, HEAD"
+    assert sorted(headers["Allow"].split(", ")) == ["GET", "HEAD"]
 
 
 def test_head_has_the_headers_of_get_and_no_body(server: DisplayServer) -> None:
@@ -239,6 +239,18 @@ def test_callers_that_say_nothing_do_not_keep_others_out_for_long(
     finally:
         for each in silent:
             each.close()
+
+
+def test_a_flood_of_requests_is_answered_with_wait(static: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.display.app.REQUESTS", 25.0)
+    monkeypatch.setattr("edge.display.app.REQUESTS_A_SECOND", 0.001)
+    with DisplayServer(DisplaySettings(device="a", port=0, static_folder=static)) as server:
+        # A try at pairing counts for ten.
+        posts = [ask(server, "/api/pair", "POST", Content_Length="0") for _ in range(3)]
+        assert [status for status, *_ in posts] == [404, 404, 429]
+        assert int(posts[2][1]["Retry-After"]) >= 4000
+        gets = [ask(server, "/healthz", X_Forwarded_For="10.0.0.9")[0] for _ in range(6)]
+        assert gets == [200] * 5 + [429]
 
 
 def test_a_page_that_is_not_built_is_one_clear_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

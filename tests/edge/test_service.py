@@ -12,7 +12,7 @@ import pytest
 from edge.service import Notifier, next_session
 from edge.telemetry import Telemetry, clock_synced
 
-UNIT = Path(__file__).parents[2] / "systemd" / "foldsight-edge.service"
+UNITS = Path(__file__).parents[2] / "systemd"
 
 
 def test_systemd_hears_ready_progress_and_stopping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,9 +136,13 @@ def test_a_jetsons_zones_over_currents_and_cooling(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
-def test_the_unit_is_right_and_locked_up(tmp_path: Path) -> None:
-    unit = tmp_path / UNIT.name
-    unit.write_text(re.sub(r"ExecStart=\S+", "ExecStart=/bin/true", UNIT.read_text()))
+@pytest.mark.parametrize(
+    ("name", "kind"), [("edge", "Type=notify"), ("display", "Type=notify"), ("phones", "Type=oneshot")]
+)
+def test_the_units_are_right_and_locked_up(tmp_path: Path, name: str, kind: str) -> None:
+    shipped = (UNITS / f"foldsight-{name}.service").read_text()
+    unit = tmp_path / f"foldsight-{name}.service"
+    unit.write_text(re.sub(r"ExecStart=\S+", "ExecStart=/bin/true", shipped))
     verified = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, check=False
     )
@@ -150,6 +154,5 @@ def test_the_unit_is_right_and_locked_up(tmp_path: Path) -> None:
         check=False,
     )
     assert scored.returncode == 0, scored.stdout[-400:]
-    text = UNIT.read_text()
-    assert "Type=notify" in text
-    assert "WatchdogSec=" in text
+    assert kind in shipped
+    assert ("WatchdogSec=" in shipped) == (name == "edge")
