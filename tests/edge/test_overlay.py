@@ -176,3 +176,8 @@ def test_watch_hands_regions_on_as_they_came(capsys: pytest.CaptureFixture[str])
     message = Message("detection", state="folds", regions=[region])
     Watcher("a", as_json=True)._message(None, None, message)  # type: ignore[arg-type]
     assert json.loads(capsys.readouterr().out)["regions"] == [region]
+
+
+def test_bundle_inspect_tells_of_maps(map_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("bundle", "inspect", map_bundle) == 0
+    assert "folds from 0.5, glottis from 0.5; stride 8, smoothing_s 0.1" in capsys.readouterr().out
