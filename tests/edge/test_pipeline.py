@@ -418,12 +418,16 @@ def test_the_end_of_a_replay_is_no_signal(bench: Bench) -> None:
     assert bench.out.of("state")[-1]["reasons"] == ["ended"]
 
 
-def test_nothing_that_grows_is_allocated_per_frame(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("bundle", ["tiny_bundle", "map_bundle"])
+def test_nothing_that_grows_is_allocated_per_frame(
+    bundle: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import gc  # noqa: PLC0415  only here
     import tracemalloc  # noqa: PLC0415
 
     import numpy.ma  # noqa: F401, PLC0415  numpy does so itself at its first median, a megabyte once
 
+    bench = Bench(request.getfixturevalue(bundle))
     # A slice of the last minute's statistics, of which there are twelve at most, may begin at any moment.
     monkeypatch.setattr(Meter, "_SLICE_S", 1e9)
     pictures = [bench.picture(red=True) for _ in range(8)]
