@@ -1,0 +1,43 @@
+"""Writes untrained INT8 graphs of reference networks, to be counted (docs/cost.md): `references.py FOLDER`.
+
+Weights do not change how many instructions run; shapes do.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+
+from trainer.models import SimpleResNet, create_backbone
+from trainer.onnx_export import export_body
+from trainer.quantise import quantise
+from trainer.recipe import QuantiseSettings
+
+
+def write(folder: Path, name: str, body: torch.nn.Module, side: int) -> None:
+    """Export, quantise on noise, save."""
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 256, (side, side, 3), np.uint8) for _ in range(4)]
+    graph = export_body(body, side, side)
+    onnx.save_model(quantise(graph, noise, QuantiseSettings(method="minmax")), folder / f"{name}.onnx")
+
+
+def main(folder: Path) -> None:
+    """Write them all."""
+    torch.manual_seed(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    small = SimpleResNet(widths=(16, 32, 64, 160), blocks=(1, 1, 2, 1))
+    write(folder, "mobilenetv2-224", create_backbone("mobilenetv2_100", 2, "none"), 224)
+    write(folder, "resnet-2222-224", SimpleResNet(), 224)
+    write(folder, "resnet-1121-w160-224", small, 224)
+    write(folder, "resnet-2222-160", SimpleResNet(), 160)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:  # noqa: PLR2004
+        sys.exit("give the folder to write to")
+    main(Path(sys.argv[1]))
