@@ -21,6 +21,7 @@ from edge.capture import Reader
 from edge.errors import SourceError
 from edge.frames import NewestFrameSlot
 from edge.pipeline import Pipeline
+from edge.preview import Preview
 from edge.runtime import OnnxRuntime
 from edge.stats import Meter
 from edge.telemetry import Telemetry
@@ -41,11 +42,20 @@ class _Sink:
     def __init__(self) -> None:
         self.bytes = 0
         self.events: list[tuple[float, bytes]] = []
+        self.preview: Preview | None = None
 
     def live(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, expiry_s: int | None = 1) -> bool:
         """Count a live message."""
         del topic, qos, retain, expiry_s
         self.bytes += len(payload)
+        return True
+
+    def picture(self, topic: str, payload: bytes, *, content_type: str, user: list[tuple[str, str]]) -> bool:
+        """Count a picture, and acknowledge it at once, as the quickest of phones: then all that may come do."""
+        del topic, content_type
+        self.bytes += len(payload)
+        if self.preview is not None:
+            self.preview.seen(json.dumps({"seq": int(dict(user)["seq"])}).encode())
         return True
 
     def event(self, payload: bytes) -> None:
@@ -248,12 +258,16 @@ def _run(config: Config, *, seconds: float, warmup_s: float) -> dict[str, Any]:
     slot, sink = NewestFrameSlot(), _Sink()
     lossless = config.capture.pace == "lossless"
     reader = Reader(source, slot, lossless=lossless, tell=lambda state, why: None)  # noqa: ARG005
-    pipeline = Pipeline(config, session=1, reader=reader, slot=slot, analyser=analyser, outlet=sink)
+    preview = Preview(config.preview, session=1, outlet=sink) if config.preview.enabled else None
+    sink.preview = preview
+    pipeline = Pipeline(config, session=1, reader=reader, slot=slot, analyser=analyser, outlet=sink, preview=preview)
     recorder = Recorder(seconds, telemetry, 1 / config.capture.fps)
     recorder.attach(pipeline)
     at = time.time()
     before = _condition(telemetry)
     reader.start()
+    if preview is not None:
+        preview.start()
     try:
         _drive(pipeline, reader, warmup_s, None)
         counts, rung = _counts(pipeline, reader, slot), pipeline.ladder.rung.name
@@ -267,6 +281,8 @@ def _run(config: Config, *, seconds: float, warmup_s: float) -> dict[str, Any]:
         memory, peak = telemetry.memory_mb(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1.024 / 1000
     finally:
         reader.stop()
+        if preview is not None:
+            preview.stop()
     info, elapsed = reader.info, used.at - use.at
     durations = recorder.durations()
     age = durations.pop("age", Sketch())
