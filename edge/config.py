@@ -140,6 +140,13 @@ class Phones(_Section):
     """Certificates, accounts, and the list of phones."""
 
 
+class HomeAssistant(_Section):
+    """Discovery by Home Assistant, announced by the page's server."""
+
+    enabled: bool = False
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,48}$")] = "homeassistant"
+
+
 class Preview(_Section):
     """Pictures for the phone's live view: images leave the device only where this is on, and only to paired phones.
 
@@ -171,6 +178,7 @@ class Config(_Section):
     display: Display = Display()
     preview: Preview = Preview()
     phones: Phones = Phones()
+    home_assistant: HomeAssistant = HomeAssistant()
 
     @property
     def sha256(self) -> str:

@@ -21,7 +21,6 @@ from starlette.routing import Route
 
 from edge import __version__
 from edge.errors import ConfigError, FoldsightError
-from edge.messages import ROOT
 from edge.pairing.lockout import Buckets, Lockout, caller
 from edge.pairing.registry import TokenRefused, TooManyPhones
 
@@ -146,7 +145,6 @@ def make_app(
         responses=_problems(400, 403, 404, 409, 413, 422, 429, 503),
         summary="Trade a one-time token for an account of the phone's own",
     )(_pair)
-    app.add_route("/config.json", _config, include_in_schema=False)
     app.get("/healthz", operation_id="healthz", responses=_problems(429), summary="Whether this server is there")(
         _healthz
     )
@@ -180,13 +178,6 @@ def _info(request: Request) -> Info:
         pairing=request.app.state.pairing is not None,
         mqtt=Broker(url=settings.broker_url(request.headers.get("host", ""))),
     )
-
-
-async def _config(request: Request) -> Response:
-    """What the page of the last version asks for."""
-    settings: DisplaySettings = request.app.state.settings
-    more = {"mqtt_url": settings.mqtt_url, "mqtt_port": settings.mqtt_port, "mqtt_path": "/"}
-    return JSONResponse({"device": settings.device, "prefix": ROOT, "stale_after_ms": 1000, **more})
 
 
 def _healthz() -> Healthy:

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from edge.messages import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from typing_extensions import Self
 
@@ -47,6 +47,7 @@ class Metrics(Collector):
         port: its port.
         account: username and password; None for a broker that takes anyone.
         phones: how many phones are paired; None where there is no pairing.
+        announce: retained (topic, payload) to publish on every connect.
         clock: seconds, monotonic.
     """
 
@@ -58,9 +59,11 @@ class Metrics(Collector):
         *,
         account: tuple[str, str] | None = None,
         phones: Callable[[], int] | None = None,
+        announce: Sequence[tuple[str, bytes]] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._topic, self._phones, self._clock = f"{ROOT}/{device}", phones, clock
+        self._announce = tuple(announce)
         self._heard: dict[str, tuple[float, dict[str, Any]]] = {}
         self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
         if account is not None:
@@ -117,6 +120,8 @@ class Metrics(Collector):
             log.warning("the broker refuses the page's server: %s", reason)
             return
         client.subscribe([(f"{self._topic}/{kind}", 0) for kind in ("status", "birth", "health")])
+        for topic, payload in self._announce:
+            client.publish(topic, payload, 1, retain=True)
 
     def _message(self, _: paho.Client, __: Any, message: paho.MQTTMessage) -> None:
         try:

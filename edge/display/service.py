@@ -6,6 +6,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Final
 
+from edge import homeassistant
 from edge.display.metrics import Metrics
 from edge.display.server import DisplayServer, DisplaySettings
 from edge.errors import FoldsightError
@@ -58,15 +59,25 @@ def serve(config: Config, stack: contextlib.ExitStack) -> DisplayServer:
             adapter.registry.tidy(accounts.names(), accounts.delete)
         except FoldsightError as error:
             log.warning("the list of phones could not be compared with the broker's: %s", error)
-    metrics = None
-    if config.display.metrics:
-        phones = None if adapter is None else lambda: len(adapter.registry.phones())
-        metrics = stack.enter_context(
-            Metrics(config.device, config.mqtt.host, config.mqtt.port, account=account, phones=phones)
+    metrics = stack.enter_context(
+        Metrics(
+            config.device,
+            config.mqtt.host,
+            config.mqtt.port,
+            account=account,
+            phones=None if adapter is None else lambda: len(adapter.registry.phones()),
+            announce=_announcements(config),
         )
-    return stack.enter_context(
-        DisplayServer(_settings(config, adapter), pairing=adapter, metrics=metrics.text if metrics else None)
     )
+    text = metrics.text if config.display.metrics else None
+    return stack.enter_context(DisplayServer(_settings(config, adapter), pairing=adapter, metrics=text))
+
+
+def _announcements(config: Config) -> list[tuple[str, bytes]]:
+    settings = config.home_assistant
+    if not settings.enabled:
+        return []
+    return [(homeassistant.topic(settings.prefix, config.device), homeassistant.discovery(config.device))]
 
 
 def _settings(config: Config, adapter: Adapter | None) -> DisplaySettings:

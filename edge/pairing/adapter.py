@@ -90,7 +90,8 @@ class Adapter:
         authority = certificates.ensure_authority(self.ca, host_name(), names)
         renewed = [certificates.ensure_server(folder, authority, names) for folder in (self.broker, self.display)]
         passwords = {mosquitto.EDGE: _password(self.edge), mosquitto.DISPLAY: _password(self.display)}
-        return Changes(any(renewed), mosquitto.plugin_state(self.broker, self.config.device, passwords))
+        discovery = self.config.home_assistant.prefix if self.config.home_assistant.enabled else ""
+        return Changes(any(renewed), mosquitto.plugin_state(self.broker, self.config.device, passwords, discovery))
 
     def broker_configuration(self) -> str:
         """What mosquitto reads."""

@@ -114,13 +114,14 @@ max_queued_bytes {4 * _LARGEST_PACKET}
 persistent_client_expiration 1h"""
 
 
-def plugin_state(folder: Path, device: str, passwords: dict[str, str]) -> bool:
+def plugin_state(folder: Path, device: str, passwords: dict[str, str], discovery: str = "") -> bool:
     """Make the plugin's state right before mosquitto starts: roles and the two services; phones stay as they are.
 
     Args:
         folder: mosquitto's own.
         device: the adapter's name in topics.
         passwords: of the accounts `edge` and `display`.
+        discovery: Home Assistant's prefix, which the page's server announces below and every account may read.
 
     Returns:
         Whether it was changed.
@@ -142,7 +143,7 @@ def plugin_state(folder: Path, device: str, passwords: dict[str, str]) -> bool:
         },
         "clients": clients,
         "groups": [],
-        "roles": _roles(device),
+        "roles": _roles(device, discovery),
     }  # fmt: skip
     if _sorted(old) == _sorted(new):
         return False
@@ -165,13 +166,17 @@ def _read(path: Path) -> dict[str, Any]:
     return {}
 
 
-def _roles(device: str) -> list[dict[str, Any]]:
+def _roles(device: str, discovery: str) -> list[dict[str, Any]]:
     own = f"{ROOT}/{device}"
 
     def role(name: str, *rights: tuple[str, str]) -> dict[str, Any]:
         return {"rolename": name, "acls": [{"acltype": k, "topic": t, "priority": 0, "allow": True} for k, t in rights]}
 
-    read = (("subscribePattern", f"{own}/#"), ("publishClientReceive", f"{own}/#"))
+    read = [("subscribePattern", f"{own}/#"), ("publishClientReceive", f"{own}/#")]
+    announce = []
+    if discovery:
+        read += [("subscribePattern", f"{discovery}/#"), ("publishClientReceive", f"{discovery}/#")]
+        announce = [("publishClientSend", f"{discovery}/device/+/config")]
     return [
         role(PHONE, *read, ("publishClientSend", f"{own}/cmd/+")),
         role(
@@ -182,6 +187,7 @@ def _roles(device: str) -> list[dict[str, Any]]:
         role(
             DISPLAY,
             *read,
+            *announce,
             ("publishClientSend", CONTROL),
             ("subscribePattern", f"{CONTROL}/response"),
             ("publishClientReceive", f"{CONTROL}/response"),
