@@ -9,6 +9,7 @@
 #   make faults                        what the daemon does when camera, clock or broker fail, as one table
 #   make arm-cost [BUNDLE=b.zip | MODEL=m.onnx | CALLS=c.py] [STEPS=1] [RUNS=2] [ARM=folder] [JSON=1]
 #                                      Arm instructions per frame, by stage, counted under emulation (docs/cost.md)
+#   make bench-page [SECONDS=60]       from a message, and from the camera, to the page's screen: needs Chromium
 #   make train DATA=../shared/data     the committed model bundle, from the images
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ PAGE := edge/display/page
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help demo test lint check bench soak faults arm-cost train page clean
+.PHONY: help demo test lint check bench bench-page soak faults arm-cost train page clean
 .DEFAULT_GOAL := help
 
 help:
@@ -87,6 +88,10 @@ arm-cost: $(VENV)/.edge
 	@deploy/prerequisites.sh arm-emulation
 	@$(BIN)/python deploy/emulator $(if $(ARM),--folder "$(ARM)") $(if $(MODEL),--model "$(MODEL)") $(if $(CALLS),--calls "$(CALLS)") \
 	    $(if $(BUNDLE),--bundle "$(BUNDLE)") $(if $(STEPS),--steps) $(if $(RUNS),--runs $(RUNS)) $(if $(JSON),--json)
+
+bench-page: $(VENV)/.trainer page
+	@deploy/prerequisites.sh mosquitto chromium
+	@$(BIN)/python tests/system/bench_page.py $(if $(SECONDS),--seconds $(SECONDS)) $(if $(JSON),--json)
 
 train: $(VENV)/.trainer
 	@test -d "$(DATA)" || { echo "foldsight: DATA=$(DATA) is no folder: make train DATA=../shared/data" >&2; exit 2; }

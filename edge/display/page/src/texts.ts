@@ -31,7 +31,7 @@ export const TEXTS = {
     phoneNameHint: "So that it can be told apart in the adapter\u2019s list. Not a patient\u2019s.",
     codeLabel: "Address from the code",
     fingerprint: "Fingerprint of the adapter\u2019s authority",
-    fingerprintHint: "The same must stand below the code, and in the certificate that the browser shows.",
+    fingerprintHint: "The same as in the address below the code, and in the certificate that the phone was given (SHA-256).",
     notice: "Research software \u2013 not a medical device; no diagnosis",
     noScript: "This page needs JavaScript to show live results.",
     starting: "Starting",

@@ -117,6 +117,7 @@ export class Screen {
   private readonly banner = element("banner");
   private readonly strip = document.getElementById("strip") as unknown as SVGSVGElement;
   private kind: Kind | null = null;
+  private seq: number | null = null;
   private digitsAt = Number.NEGATIVE_INFINITY;
   private spoken = "";
   private toSpeak = "";
@@ -140,7 +141,10 @@ export class Screen {
     this.write("chip-text", view.live ? TEXTS.live : TEXTS.notLive);
     this.write("adapter", TEXTS.device[view.device]);
     element("adapter").dataset["state"] = view.device;
-    if (view.seq !== null) this.body.dataset["seq"] = String(view.seq);
+    if (view.seq !== null && view.seq !== this.seq) {
+      this.seq = view.seq;
+      this.body.dataset["seq"] = String(view.seq);
+    }
     const model = view.model;
     this.write("model-name", model === null ? TEXTS.none : `${model.name} ${model.version}`.trim());
     const banner = bannerOf(view, now);

@@ -39,7 +39,7 @@ export class Welcome {
     find("welcome-code-row", HTMLElement).hidden = invitation !== null;
     this.code.required = invitation === null;
     find("welcome-ca", HTMLElement).hidden = invitation === null || invitation.ca === "";
-    this.write("welcome-ca-value", invitation?.ca ?? "");
+    this.write("welcome-ca-value", (invitation?.ca ?? "").replace(/[^0-9A-Fa-f]/g, "").replace(/(.{4})(?=.)/g, "$1 "));
     this.say(why);
     this.back.hidden = !optional;
     this.panel.hidden = false;
