@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from edge import __version__
+from edge import __version__, bundle_cli
 from edge import config as settings
 from edge.bundle import Bundle
 from edge.config import COMMITTED_BUNDLE
@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     classify.add_argument("--overlay", type=Path, metavar="DIR", help="write pictures with the answers drawn in")
     classify.add_argument("--json", action="store_true", help="one JSON object a line")
 
-    bundle = command("bundle", lambda _: 0, "look at a model bundle, or check it")
+    bundle = command("bundle", lambda _: 0, "model bundles: look at one, check, sign, install, go back")
     actions = bundle.add_subparsers(required=True, metavar="ACTION")
     for name, action, text in (
         ("inspect", _bundle_inspect, "what it says of itself"),
@@ -120,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("path", nargs="?", type=Path, default=COMMITTED_BUNDLE, help="default: the one that ships")
         added.add_argument("--json", action="store_true")
         added.set_defaults(run=action)
+    bundle_cli.add_actions(actions, _add_config, lambda a: settings.load(a.config, _overrides(a)))
 
     config = command("config", lambda _: 0, "check and show the settings")
     actions = config.add_subparsers(required=True, metavar="ACTION")

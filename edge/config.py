@@ -69,12 +69,19 @@ class Capture(_Section):
 class Model(_Section):
     """Which model, and how it is run."""
 
-    bundle: Path = COMMITTED_BUNDLE
-    """The model bundle."""
+    bundle: Path | None = None
+    """The model bundle; by default the one that `foldsight bundle install` installed, else the one that ships."""
     precision: Literal["auto", "int8", "fp32"] = "auto"
     """Which artefact of the bundle; `auto` takes INT8 where there is one."""
     threads: int = Field(default=1, ge=1, le=16)
     """Threads for one inference."""
+    trusted_keys: tuple[Path, ...] = ()
+    """Public keys, as files or folders of *.pub: a bundle must be signed by one of them. Empty: it need not be signed.
+    The bundle that ships is trusted as the software is."""
+    trial_s: float = Field(default=60, ge=0, le=3600)
+    """A newly installed bundle is on trial until the daemon has classified frames for so long undisturbed; 0: never."""
+    trial_starts: int = Field(default=3, ge=1, le=100)
+    """After so many starts on trial that did not end well the bundle before is used again."""
 
 
 class Latency(_Section):

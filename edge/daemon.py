@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from edge import __version__, messages
 from edge.analysis import Analyser
-from edge.bundle import Bundle
 from edge.capture import Reader, choose_source, is_camera, public_name
-from edge.errors import SourceError
+from edge.errors import BundleError, SourceError
 from edge.frames import NewestFrameSlot, now_ns
 from edge.mqtt import Link
 from edge.pipeline import Pipeline
 from edge.preview import SEEN, Preview
 from edge.service import Notifier, next_session
+from edge.store import begin
 from edge.telemetry import Telemetry, clock_synced
 
 if TYPE_CHECKING:
@@ -67,14 +67,16 @@ class Daemon:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.bundle = Bundle.open(config.model.bundle)
+        source = choose_source(config.capture)  # what is wrong here says nothing against a bundle on trial
+        chosen = begin(config)
+        self.bundle, self._trial = chosen.bundle, chosen.trial
         self.analyser = Analyser(self.bundle, precision=config.model.precision, threads=config.model.threads)
         self.session = next_session(config.effective_state_dir)
         self._telemetry = Telemetry()
         self._notifier = Notifier()
         self._slot = NewestFrameSlot()
         self._reader = Reader(
-            choose_source(config.capture),
+            source,
             self._slot,
             lossless=config.capture.pace == "lossless",
             tell=self._source_changed,
@@ -100,6 +102,8 @@ class Daemon:
             outlet=self._link,
             preview=self._preview,
         )
+        for gone in chosen.given_up:
+            self.pipeline.event("model", before=str(gone.entry), after=self._model_name, detail=gone.reason)
         self._stop = threading.Event()
         self._failure: BaseException | None = None
         self._said: list[str] = []
@@ -121,6 +125,7 @@ class Daemon:
 
         Raises:
             SourceError: the source's driver hangs and only a new process can help, or a replay cannot be read.
+        BundleError: the model hangs.
             Exception: whatever ended the pipeline's thread.
         """
         self._begun_s = time.monotonic()
@@ -142,6 +147,8 @@ class Daemon:
             self._link.flush()
             reasons = [] if self._failure is None else ["failed"]  # its sentence may hold a path; the log has it
             self._link.stop(self._status("stopped", reasons).encode())
+            if self._trial is not None and (self._failure is None or isinstance(self._failure, SourceError)):
+                self._trial.ended_well()
         if self._failure is not None:
             raise self._failure
         return summary
@@ -193,7 +200,8 @@ class Daemon:
             trusted_s = now_s if now_s - ticked_s > _PAUSED_S else trusted_s
             ticked_s = now_s
             if now_s - trusted_s > self._hung_s and (hung := self._hung()):
-                self._failure = SourceError(f"{hung}: the process ends, so that systemd starts it anew")
+                blamed = BundleError if hung.startswith("the model") else SourceError
+                self._failure = blamed(f"{hung}: the process ends, so that systemd starts it anew")
                 self.pipeline.event("fault", detail=str(self._failure))
                 return
             if self._reader.state == "lost" and not is_camera(self.config.capture):
@@ -202,6 +210,7 @@ class Daemon:
             self._notifier.alive()
             self.pipeline.throttled = self._telemetry.throttled()
             self._tell_status()
+            self._try_bundle(now_s)
             if not ready and self.pipeline.counts.classified:
                 ready = True
                 self._notifier.ready(f"live: {self._reader.info.name if self._reader.info else ''}")
@@ -211,6 +220,17 @@ class Daemon:
                 self._report(now_s)
             if seconds is not None and self._first_frame_s and now_s - self._first_frame_s >= seconds:
                 return
+
+    def _try_bundle(self, now_s: float) -> None:
+        sound = self._reader.state == "live" and not self._degraded
+        if self._trial is not None and self._trial.update(now_s, self.pipeline.counts.classified, sound=sound):
+            log.info("the model bundle %s has passed its trial", self._model_name)
+            self.pipeline.event("model", after=self._model_name, detail="it has passed its trial")
+
+    @property
+    def _model_name(self) -> str:
+        manifest = self.bundle.manifest
+        return f"{manifest.name} {manifest.version} ({self.bundle.sha256[:12]})"
 
     @property
     def _hung_s(self) -> float:
@@ -336,6 +356,7 @@ class Daemon:
                 version=manifest.version,
                 sha256=self.bundle.sha256,
                 precision=self.analyser.artefact.precision,
+                signed=self.bundle.signed,
             ),
             labels=manifest.labels,
             finding=manifest.finding,

@@ -41,6 +41,7 @@ class ModelIdentity(ModelId):
 
     sha256: str = Field(description="Of the bundle's manifest, which holds the hash of every other file.")
     precision: str
+    signed: bool = Field(default=False, description="Whether a key that this adapter trusts signed it.")
 
 
 class Status(Message):
@@ -132,7 +133,7 @@ class Event(Message):
     id: int
     at: float
     clock_synced: bool
-    kind: Literal["state", "source", "status", "ladder", "fault", "snapshot"]
+    kind: Literal["state", "source", "status", "ladder", "fault", "snapshot", "model"]
     before: str | None = None
     after: str | None = None
     detail: str = ""

@@ -16,7 +16,6 @@ from edge.analysis import Analyser
 from edge.bench.host import Use, fingerprint, one_core
 from edge.bench.ring import RingSource, choose
 from edge.bench.sketch import Sketch
-from edge.bundle import Bundle
 from edge.capture import Reader
 from edge.errors import SourceError
 from edge.frames import NewestFrameSlot
@@ -24,9 +23,11 @@ from edge.pipeline import Pipeline
 from edge.preview import Preview
 from edge.runtime import OnnxRuntime
 from edge.stats import Meter
+from edge.store import in_use
 from edge.telemetry import Telemetry
 
 if TYPE_CHECKING:
+    from edge.bundle import Bundle
     from edge.config import Config
 
 SCHEMA = 1
@@ -249,7 +250,7 @@ def run(config: Config, *, seconds: float, warmup_s: float, core: bool = False) 
 
 
 def _run(config: Config, *, seconds: float, warmup_s: float) -> dict[str, Any]:
-    bundle = Bundle.open(config.model.bundle)
+    bundle = in_use(config)
     analyser = Analyser(bundle, precision=config.model.precision, threads=config.model.threads)
     telemetry = Telemetry()
     source = choose(config.capture)
