@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from edge.bundle import InputSpec
 
-_INTERPOLATION = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR}
+_INTERPOLATION = {"area": cv2.INTER_AREA, "linear-area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR}
 
 
 class Preprocessor:
@@ -23,6 +23,7 @@ class Preprocessor:
     def __init__(self, spec: InputSpec) -> None:
         self._spec = spec
         self._interpolation = _INTERPOLATION[spec.interpolation]
+        self._in_two = spec.interpolation == "linear-area"
         self.buffer = np.zeros((1, spec.height, spec.width, 3), np.uint8)
         """The last model input, uint8 (1, height, width, 3) RGB."""
         self.inner = Box(0, 0, spec.width, spec.height)
@@ -45,6 +46,8 @@ class Preprocessor:
         if inner != self.inner:
             target[:] = 0
             self.inner = inner
+        if self._in_two and image.shape[1] > 2 * inner.width and image.shape[0] > 2 * inner.height:
+            image = np.asarray(cv2.resize(image, (2 * inner.width, 2 * inner.height)), np.uint8)
         # Shrinking averages whole pixels as asked; when a small image must grow, only linear interpolation makes sense.
         grows = inner.width > image.shape[1] or inner.height > image.shape[0]
         resized = cv2.resize(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from edge import optics, preprocess
+from edge.bundle import InputSpec
 from edge.errors import ConfigError, FoldsightError
 from trainer.console import Meter, say
 from trainer.data.manifest import Record, data_hash, read_manifest, write_manifest
@@ -144,16 +145,21 @@ class Run:
 
     # --- networks ---
 
+    @property
+    def _learnt_input(self) -> InputSpec:
+        """What networks learn of the input: not how a device shrinks a frame, as the pictures are not made so."""
+        return self.recipe.input.model_copy(update={"interpolation": InputSpec.model_fields["interpolation"].default})
+
     @functools.cached_property
     def teacher_key(self) -> str:
         """Hash of all that the teacher depends on."""
-        return digest("teacher", 1, self.data_key, self.recipe.seed, self.recipe.input,
+        return digest("teacher", 1, self.data_key, self.recipe.seed, self._learnt_input,
                       self.recipe.augment, self.recipe.teacher)  # fmt: skip
 
     @functools.cached_property
     def scratch_key(self) -> str:
         """Hash of all that the student from scratch depends on."""
-        return digest("scratch", 1, self.data_key, self.recipe.seed, self.recipe.input,
+        return digest("scratch", 1, self.data_key, self.recipe.seed, self._learnt_input,
                       self.recipe.augment, self.recipe.student)  # fmt: skip
 
     def distil_key(self, row: str = "distilled") -> str:
@@ -371,7 +377,7 @@ class Run:
 
     def quantise_key(self, row: str = "distilled") -> str:
         """Hash of all that an INT8 model depends on."""
-        return digest("quantise", 1, self.distil_key(row), self.recipe.quantise)
+        return digest("quantise", 1, self.distil_key(row), self.recipe.input, self.recipe.quantise)
 
     @property
     def rows(self) -> list[str]:

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.bundle import InputSpec
+from edge.capture.phantom import training_frames
 from edge.geometry import Box
 from edge.optics.quality import _detail
 from edge.preprocess import Preprocessor
@@ -15,7 +17,7 @@ from edge.preprocess import Preprocessor
     st.integers(1, 90),
     st.integers(1, 90),
     st.sampled_from(["letterbox", "stretch"]),
-    st.sampled_from(["area", "linear"]),
+    st.sampled_from(["area", "linear-area", "linear"]),
     st.integers(0, 2**32 - 1),
     st.data(),
 )
@@ -35,6 +37,8 @@ def test_the_input_is_the_resized_crop_in_rgb_on_black(
         assert found is before
         inner = prepare.inner
         grows = inner.width > shown.shape[1] or inner.height > shown.shape[0]
+        if interpolation == "linear-area" and shown.shape[1] > 2 * inner.width and shown.shape[0] > 2 * inner.height:
+            shown = cv2.resize(shown, (2 * inner.width, 2 * inner.height), interpolation=cv2.INTER_LINEAR)
         how = cv2.INTER_LINEAR if grows or interpolation == "linear" else cv2.INTER_AREA
         expected = np.zeros((24, 32, 3), np.uint8)
         resized = cv2.resize(shown, (inner.width, inner.height), interpolation=how)
@@ -51,3 +55,15 @@ def test_detail_is_exact_in_float(width: int, height: int, seed: int) -> None:
     edges = cv2.convertScaleAbs(cv2.Laplacian(fine, cv2.CV_16S), alpha=0.5)
     steps = np.cumsum(np.bincount(edges.ravel(), minlength=256))
     assert _detail(grey) == np.searchsorted(steps, np.float32(0.98) * np.float32(steps[-1])) / 4
+
+
+@pytest.mark.parametrize(("width", "height"), [(640, 480), (1280, 720), (705, 705)])
+def test_shrinking_in_two_steps_shows_the_same_picture(width: int, height: int) -> None:
+    (image, _) = next(iter(training_frames(1, 3)))
+    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+    whole, stepped = (
+        Preprocessor(InputSpec(height=160, width=160, interpolation=how))(image).astype(np.int16)  # type: ignore[arg-type]
+        for how in ("area", "linear-area")
+    )
+    assert np.abs(whole - stepped).mean() < 1.0
+    assert np.percentile(np.abs(whole - stepped), 99) <= 12
