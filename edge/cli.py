@@ -344,27 +344,25 @@ def _broker_prepare(arguments: argparse.Namespace) -> int:
     log_to_stderr(adapter.config.log)
     made = adapter.prepare()
     if arguments.restart and any(made):
-        _restart_services(accounts=made.accounts)
+        _restart_services()
     if arguments.json:
         print(json.dumps(made._asdict()))
-    elif made.accounts:
-        print("accounts were made" + ("" if arguments.restart else ": restart the broker"))
-    elif made.certificates:
-        print("certificates were made" + ("" if arguments.restart else ": reload the broker"))
-    else:
-        print("all is as it should be")
+        return 0
+    what = [name for name, new in made._asdict().items() if new]
+    print(f"{' and '.join(what)} were made" if what else "all is as it should be")
+    if what and not arguments.restart:
+        print("restart the broker, so that it knows them")
     return 0
 
 
-def _restart_services(*, accounts: bool) -> None:
-    """Have the services load what was made: a reload of the broker throws nobody out, but does not read accounts."""
-    how = "try-restart" if accounts else "try-reload-or-restart"
+def _restart_services() -> None:
+    """Have the services load what was made."""
     # Not waited for: while the machine starts, these very services wait for this command.
-    for what, service in ((how, "mosquitto.service"), ("try-restart", "foldsight-display.service")):
-        try:
-            subprocess.run(["systemctl", "--no-block", what, service], check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise FoldsightError(f"{service} could not be restarted ({error}): restart it yourself") from error
+    command = ["systemctl", "--no-block", "try-restart", "mosquitto.service", "foldsight-display.service"]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise FoldsightError(f"The services could not be restarted ({error}): restart them yourself") from error
 
 
 def _broker_config(arguments: argparse.Namespace) -> int:

@@ -121,6 +121,8 @@ class Display(_Section):
     """0 takes a free one."""
     websocket_port: Port = 9001
     """The broker's WebSocket listener, as the page reaches it; without phones."""
+    name: str = Field(default="", max_length=40)
+    """What the page calls the adapter, such as `Theatre 3`; empty: its name in topics. Never a patient's."""
     metrics: bool = True
     """Whether `/metrics` tells Prometheus how the adapter is."""
 

@@ -83,10 +83,13 @@ def _announcements(config: Config) -> list[tuple[str, bytes]]:
 def _settings(config: Config, adapter: Adapter | None) -> DisplaySettings:
     if adapter is None:
         shown = config.display
-        return DisplaySettings(config.device, host=shown.host, port=shown.port, mqtt_port=shown.websocket_port)
+        return DisplaySettings(
+            config.device, shown.name, host=shown.host, port=shown.port, mqtt_port=shown.websocket_port
+        )
     phones = config.phones
     return DisplaySettings(
         config.device,
+        config.display.name,
         host=phones.host,
         port=phones.https_port,
         mqtt_port=phones.websocket_port,

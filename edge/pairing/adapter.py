@@ -34,7 +34,10 @@ def host_name() -> str:
 
 
 class Changes(NamedTuple):
-    """What `Adapter.prepare` made anew: the broker reloads certificates, but must be restarted for accounts."""
+    """What `Adapter.prepare` made anew, for which the broker must be restarted.
+
+    A reload is not enough: mosquitto 2.0 then goes on showing the old certificate on its WebSocket listener.
+    """
 
     certificates: bool
     accounts: bool

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
+import socket
 import subprocess
 import sys
 import threading
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from edge.broker import Broker
 
 BUILT = pytest.mark.skipif(not (STATIC_FOLDER / "index.html").exists(), reason="the page is not built: `make page`")
-EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "subscribe.py"
+DEPLOY = Path(__file__).parents[2] / "deploy"
+EXAMPLE = DEPLOY.parent / "docs" / "examples" / "subscribe.py"
 OWN = "foldsight/v1/adapter-1"
 
 pytestmark = [
@@ -101,3 +103,75 @@ def test_home_assistant_finds_the_adapter_where_that_is_asked_for(
                     assert component["expire_after"] > 0
             account.disconnect()
             account.loop_stop()
+
+
+def hospital(remote: Broker) -> list[str]:
+    """The shipped bridge, to a broker of the test's own instead of the hospital's."""
+    changed = {
+        "addresses": f"addresses {remote.host}:{remote.port}",
+        "restart_timeout": "restart_timeout 1 1",
+        **dict.fromkeys(("bridge_cafile", "bridge_insecure", "remote_username", "remote_password"), ""),
+    }
+    lines = (DEPLOY / "mosquitto" / "bridge.conf").read_text().replace("theatre-3", "adapter-1").splitlines()
+    return [changed.get(line.partition(" ")[0], line) for line in lines]
+
+
+@BUILT
+def test_the_bridge_hands_on_what_the_adapter_says_and_nothing_back(broker: Broker, phones: Any) -> None:
+    phones.broker.stop()
+    phones.broker._settings = tuple(hospital(broker))
+    phones.broker.start()
+    heard: queue.Queue[Any] = queue.Queue()
+    with connected(broker.client(), broker) as far, connected(phones.daemon(), phones.broker) as daemon:
+        far.on_message = lambda _, __, message: heard.put(message)
+        far.subscribe("foldsight/#", 1)
+        for _ in range(100):  # until the bridge stands
+            daemon.publish(f"{OWN}/preview", b"a picture", 1)
+            daemon.publish(f"{OWN}/status", b"{}", 1, retain=True)
+            with contextlib.suppress(queue.Empty):
+                message = heard.get(timeout=0.2)
+                break
+        assert message.topic == f"{OWN}/status"
+        daemon.subscribe(f"{OWN}/cmd/+", 1)
+        daemon.on_message = lambda _, __, message: heard.put(message)
+        far.publish(f"{OWN}/cmd/ping", b"from afar", 1).wait_for_publish(20)
+        daemon.publish(f"{OWN}/event", b"{}", 1)
+        topics = {message.topic}
+        while f"{OWN}/event" not in topics:
+            topics.add(heard.get(timeout=20).topic)
+        assert topics <= {f"{OWN}/status", f"{OWN}/event", f"{OWN}/cmd/ping"}
+        assert not any(m.payload == b"a picture" for m in heard.queue)
+        commands = [m for m in heard.queue if m.topic.endswith("ping") and not m.retain]
+        assert len(commands) <= 1  # far's own, as it subscribes to all; none came to the daemon
+
+
+@BUILT
+def test_renewed_certificates_are_taken_up(phones: Any) -> None:
+    adapter, reached = phones.adapter, phones.config.phones
+
+    def shown() -> list[str]:
+        found = []
+        for port in (reached.https_port, reached.mqtt_port, reached.websocket_port):
+            plain = socket.create_connection(("localhost", port), timeout=20)
+            with phones.trust.wrap_socket(plain, server_hostname="localhost") as secure:
+                found.append(secure.getpeercert()["serialNumber"])
+        return found
+
+    account = phones.account(*adapter.pair(adapter.registry.new_token(), "stays"))
+    connects: queue.Queue[int] = queue.Queue()
+    account.on_connect = lambda _, __, ___, reason, ____: connects.put(reason.value)
+    account.connect("localhost", reached.mqtt_port)
+    account.loop_start()
+    assert connects.get(timeout=20) == 0
+    before = shown()
+    for folder in (adapter.broker, adapter.display):
+        (folder / "server.pem").unlink()
+    assert adapter.prepare() == (True, False)
+    assert shown() == before
+    assert phones.server.reload_certificate()
+    assert not phones.server.reload_certificate()
+    phones.broker.restart()
+    assert not set(shown()) & set(before)
+    assert connects.get(timeout=20) == 0  # the phone trusts the new one as the old one, and is back by itself
+    account.disconnect()
+    account.loop_stop()
