@@ -102,6 +102,8 @@ class Daemon:
             outlet=self._link,
             preview=self._preview,
         )
+        if chosen.fault:
+            self.pipeline.event("fault", detail=chosen.fault)
         for gone in chosen.given_up:
             self.pipeline.event("model", before=str(gone.entry), after=self._model_name, detail=gone.reason)
         self._stop = threading.Event()
