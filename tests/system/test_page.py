@@ -255,6 +255,8 @@ def test_the_picture_stands_with_every_answer(
             device.show(state, score, *reasons, since_ms=7000)
             wait_for(page, kind)
             picture_is(page, "preview")
+            marked = "Folds" if kind == "in_view" else "nothing is marked"
+            page.wait_for_function("w => document.getElementById('canvas').ariaLabel.includes(w)", arg=marked)
             stays_inside(page)
             shoot(page, f"preview-{kind}-{name}")
         device.health(frames=100)

@@ -79,7 +79,10 @@ export class Stage {
     const preview = this.preview;
     if (preview === null || !view.live) return null;
     const facts = picture(model, preview.session, preview.seq);
-    return facts === null || now >= facts.until ? null : { image: preview.image, facts };
+    if (facts === null || now >= facts.until) return null;
+    // The picture comes a little after its answer, and a newer answer may have taken the place back since.
+    const judged = facts.judged !== null && view.kind !== "in_view" ? { ...facts.judged, regions: [] } : facts.judged;
+    return { image: preview.image, facts: { ...facts, judged } };
   }
 
   /** Draw what is to be seen now; gives when that changes by time alone. */
@@ -109,7 +112,7 @@ export class Stage {
   private showPreview(shown: Shown, now: number): void {
     const seq = this.preview?.seq ?? -1;
     const size = this.measure();
-    const key = `${seq} ${shown.facts.judged !== null}`;
+    const key = `${seq} ${shown.facts.judged?.regions.length ?? 0}`;
     if (key !== this.drawn) {
       this.drawn = key;
       this.black();

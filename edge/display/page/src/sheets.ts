@@ -9,7 +9,11 @@ const NOTES = "foldsight.notes";
 export function openers(): void {
   for (const button of document.querySelectorAll<HTMLButtonElement>("[data-opens]")) {
     const sheet = find(button.dataset["opens"] ?? "", HTMLDialogElement);
-    button.addEventListener("click", () => sheet.showModal());
+    button.addEventListener("click", () => {
+      document.body.dataset["sheet"] = sheet.id;
+      sheet.showModal();
+    });
+    sheet.addEventListener("close", () => delete document.body.dataset["sheet"]);
     // Beside the sheet is outside of it.
     sheet.addEventListener("click", (event) => {
       if (event.target === sheet) sheet.close();

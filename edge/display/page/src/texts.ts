@@ -110,7 +110,7 @@ export const TEXTS = {
   picture: {
     sketch: "Sketch \u2013 no picture is sent",
     late: "No current picture",
-    age: (ms: number) => `Picture ${ms} ms old`,
+    age: (ms: number) => `Picture ${ms}\u00a0ms\u00a0old`,
     described: (marked: readonly string[]) =>
       marked.length > 0 ? `Picture from the scope; marked: ${marked.join(", ")}` : "Picture from the scope; nothing is marked",
   },
