@@ -92,6 +92,17 @@ def _add_training(commands: Any) -> None:
     run.add_argument("--devices", type=int, default=1, help="how many devices (default: 1)")
     run.add_argument("--json", action="store_true", help="print the outcome as JSON")
 
+    segment = _command(commands, "segment", _segment, "do a segmentation study; what is done already is not done again")
+    segment.add_argument("recipe", help="a YAML file, or the name of a study that ships with Foldsight: segmentation")
+    segment.add_argument("--data", type=Path, help="folder that holds the images (not needed with --smoke)")
+    segment.add_argument("--out", type=Path, help="folder of the study (default: runs/RECIPE)")
+    segment.add_argument("--smoke", action="store_true", help="the whole study, tiny, on rendered images")
+    segment.add_argument("--threads", type=int, default=0, help="threads of torch (default: all)")
+    segment.add_argument("--accelerator", default="auto", help="auto, cpu, cuda (default: auto)")
+    segment.add_argument("--table", action="store_true", help="train nothing, print what is done so far")
+    segment.add_argument("--markdown", type=Path, help="write the tables to this file too")
+    segment.add_argument("--json", action="store_true", help="print the report as JSON")
+
 
 def _add_measuring(commands: Any) -> None:
     evaluate = _command(commands, "evaluate", _evaluate, "measure a bundle or a run through the device's own code")
@@ -210,6 +221,36 @@ def _stage(run: Run, stage: str) -> Any:
         run.evaluate()
         return str(run.report_folder)
     return str(getattr(run, stage)())
+
+
+# --- segment ---
+
+
+def _segment(arguments: argparse.Namespace) -> int:
+    from trainer.segment.recipe import load_segment_recipe  # noqa: PLC0415
+    from trainer.segment.report import markdown, report  # noqa: PLC0415
+    from trainer.segment.smoke import smoke_segment_recipe, write_smoke_masks  # noqa: PLC0415
+    from trainer.segment.study import Study  # noqa: PLC0415
+    from trainer.stages import Machine  # noqa: PLC0415
+
+    if arguments.threads < 0:
+        raise ConfigError(f"--threads {arguments.threads} is negative: give 0 or more")
+    recipe = load_segment_recipe(arguments.recipe)
+    out = arguments.out or Path("runs") / (recipe.name + ("-smoke" if arguments.smoke else ""))
+    if arguments.smoke:
+        recipe = smoke_segment_recipe(recipe)
+        root = out / "images"
+        write_smoke_masks(root, recipe.seed)
+    elif arguments.data is None:
+        raise ConfigError("segment needs images: give their folder with --data, or try --smoke")
+    else:
+        root = arguments.data
+    study = Study(recipe, root, out, Machine(arguments.threads, accelerator=arguments.accelerator))
+    found = report(study, study.best() if arguments.table else study.run())
+    if arguments.markdown:
+        arguments.markdown.write_text(markdown(found), encoding="utf-8")
+    print(json.dumps(found) if arguments.json else markdown(found), end="\n" if arguments.json else "")
+    return 0
 
 
 # --- evaluate ---
@@ -386,7 +427,7 @@ def _print_places(found: dict[str, Any]) -> None:
 
     out = Console(highlight=False)
     if not out.is_terminal:
-        out = Console(highlight=False, width=140)
+        out = Console(highlight=False, width=180)
     if "guards" in found:
         out.print(guard_table(found["guards"]))
     for name in ("images", "phantom"):

@@ -17,7 +17,12 @@ def content() -> Any:
     return yaml.safe_load((RECIPES / "vocal-folds.yaml").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda p: p.stem)
+STUDIES = {"segmentation"}  # recipes of another kind: trainer.segment.recipe
+
+
+@pytest.mark.parametrize(
+    "path", sorted(p for p in RECIPES.glob("*.yaml") if p.stem not in STUDIES), ids=lambda p: p.stem
+)
 def test_recipes_that_ship_are_valid(path: Any) -> None:
     assert load_recipe(path.stem).name == path.stem
     assert load_recipe(str(path)) == load_recipe(path.stem)

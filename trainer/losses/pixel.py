@@ -16,12 +16,19 @@ if TYPE_CHECKING:
 class PartialLabels(nn.Module):
     """Cross-entropy of pixels of which a set of possible classes is known, mean over the pixels that tell anything.
 
-    L = -1/M sum_p log sum_{c in S[p]} softmax(z[p])[c], over the M pixels whose set S is not that of all classes. Where
-    S has one member this is the plain pixel cross-entropy; a larger set is the likelihood of a partial label (Jin &
-    Ghahramani 2002, Learning with Multiple Labels).
+    L = -sum_p w[p] log sum_{c in S[p]} softmax(z[p])[c] / sum_p w[p], over the pixels whose set S is not that of all
+    classes. Where S has one member this is the plain pixel cross-entropy; a larger set is the likelihood of a partial
+    label (Jin & Ghahramani 2002, Learning with Multiple Labels).
 
     Shapes: logits z (N, C, H, W), sets S uint8 (N, H, W), bit c for class c -> scalar; 0 where no pixel tells anything.
+
+    Args:
+        weights: w of a pixel whose set is {c}, per class; 1 for larger sets, and without weights.
     """
+
+    def __init__(self, weights: Sequence[float] = ()) -> None:
+        super().__init__()
+        self.weights = tuple(weights)
 
     def forward(self, logits: Tensor, sets: Tensor) -> Tensor:
         """The mean over all pixels that tell anything."""
@@ -30,7 +37,10 @@ class PartialLabels(nn.Module):
         inside = (sets.unsqueeze(1).int() >> bits) & 1 == 1
         tells = ~inside.all(dim=1) & inside.any(dim=1)
         likely = torch.logsumexp(chances.masked_fill(~inside, -torch.inf), dim=1)
-        return -torch.where(tells, likely, 0).sum() / tells.sum().clamp(min=1)
+        weight = tells.float()
+        for number, value in enumerate(self.weights):
+            weight = torch.where(sets == 1 << number, value, weight)
+        return -(torch.where(tells, likely, 0) * weight).sum() / weight.sum().clamp(min=1)
 
 
 class PartialDice(nn.Module):

@@ -74,10 +74,10 @@ class Validation:
         self._sources, images, sets = [], [], []
         for (source, _), indices in sorted(cells.items()):
             for index in indices[:_HELD]:
-                held = _letterboxed_sets(pack, index)
+                held = letterboxed_sets(pack, index)
                 if _shown(held) or _empty(held):
                     self._sources.append(source)
-                    images.append(_shrink(np.asarray(pack.images[index]), side))
+                    images.append(shrink(np.asarray(pack.images[index]), side))
                     sets.append(cv2.resize(held, (side, side), interpolation=cv2.INTER_NEAREST))
         if not images:
             raise FoldsightError("no validation image has a mask: give some, to see which weights are best")
@@ -217,7 +217,7 @@ def predict_maps(model: MapTeacher, images: Image, batch: int = _BATCH) -> Image
     out = np.empty((*images.shape[:3], 2), np.uint8)
     for start in range(0, len(images), batch):
         part = images[start : start + batch]
-        logits = _logits(model, np.stack([_shrink(np.asarray(image), model.side) for image in part]))
+        logits = _logits(model, np.stack([shrink(np.asarray(image), model.side) for image in part]))
         chances = torch.softmax(logits, dim=1)[:, [FOLDS, GLOTTIS]].permute(0, 2, 3, 1).numpy()
         for i, chance in enumerate(chances, start):
             full = cv2.resize(chance, images.shape[2:0:-1], interpolation=cv2.INTER_LINEAR)
@@ -236,11 +236,12 @@ def _logits(model: nn.Module, images: Image) -> Tensor:
     return torch.cat(answers)
 
 
-def _shrink(image: Image, side: int) -> Image:
+def shrink(image: Image, side: int) -> Image:
+    """A square image as a network of another side sees it, uint8 (side, side, 3)."""
     return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA))
 
 
-def _letterboxed_sets(pack: Pack, index: int) -> NDArray[np.uint8]:
+def letterboxed_sets(pack: Pack, index: int) -> NDArray[np.uint8]:
     """A packed picture's sets of classes; its letterbox bars count for nothing."""
     x, y, width, height = (int(v) for v in pack.rects[index])
     sets: Mask = np.full((SIDE, SIDE), NOTHING_KNOWN, np.uint8)

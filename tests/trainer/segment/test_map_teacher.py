@@ -43,17 +43,19 @@ def test_an_encoder_that_cannot_be_one_is_named() -> None:
         MapTeacher("nothing_b9", "none", 64)
 
 
-def test_partial_labels_is_the_likelihood_of_the_set() -> None:
+@pytest.mark.parametrize("weights", [(), (1.0, 2.0, 5.0)])
+def test_partial_labels_is_the_likelihood_of_the_set(weights: Any) -> None:
     rng = np.random.default_rng(1)
     logits, sets = rng.normal(0, 3, (2, 3, 4, 5)), rng.integers(1, 8, (2, 4, 5))
     chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    terms = []
+    terms, shares = [], []
     for n, row, column in np.ndindex(*sets.shape):
         if sets[n, row, column] != 7:
             inside = [c for c in range(3) if sets[n, row, column] >> c & 1]
             terms.append(-np.log(chances[n, inside, row, column].sum()))
-    found = PartialLabels()(torch.tensor(logits), torch.tensor(sets, dtype=torch.uint8))
-    assert float(found) == pytest.approx(np.mean(terms), rel=1e-5)
+            shares.append(weights[inside[0]] if weights and len(inside) == 1 else 1)
+    found = PartialLabels(weights)(torch.tensor(logits), torch.tensor(sets, dtype=torch.uint8))
+    assert float(found) == pytest.approx(np.average(terms, weights=shares), rel=1e-5)
 
 
 def test_partial_labels_learns_nothing_from_what_is_unknown() -> None:
