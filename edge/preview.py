@@ -58,7 +58,10 @@ class Pace:
 
     def sent(self, seq: int, now_s: float) -> None:
         """A preview was published."""
-        self._last_s = now_s
+        interval_s = self.interval_s(now_s)
+        due_s = self._last_s + interval_s
+        # A camera's next frame comes a little after it was due; that does not put off the ones after it.
+        self._last_s = due_s if now_s - due_s < interval_s / 2 else now_s
         self._sent[seq] = now_s
         while len(self._sent) > _UNACKNOWLEDGED:
             self._sent.popitem(last=False)
@@ -195,8 +198,8 @@ class Preview:
                 self._stop.wait(min(wait_s, 0.1))
                 continue
             with self._came:
-                if self._newest is None:
-                    self._came.wait(0.5)
+                self._newest = None  # it lay here since before one was due: the next is fresher
+                self._came.wait(0.5)
                 frame, self._newest = self._newest, None
             if frame is not None and not self._stop.is_set():
                 self._publish(frame)
