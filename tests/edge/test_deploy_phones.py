@@ -25,9 +25,8 @@ def test_the_example_settings_with_phones_are_right(tmp_path: Path) -> None:
     assert config.device == "theatre-3"
     assert config.phones.enabled
     assert config.mqtt.username == "edge"
-    credential = re.search(
-        r"^LoadCredential=([\w-]+):(\S+)$", (DEPLOY / "config" / "edge-phones.conf").read_text(), re.MULTILINE
-    )
+    drop_in = (DEPLOY / "config" / "edge-phones.conf").read_text()
+    credential = re.search(r"^LoadCredential=([\w-]+):(\S+)$", drop_in, re.MULTILINE)
     assert credential
     assert str(config.mqtt.password_file) == f"/run/credentials/foldsight-edge.service/{credential[1]}"
     assert credential[2] == str(Adapter(config).edge / "password")
