@@ -2,6 +2,7 @@
 #
 #   make demo                          broker, daemon and phone page, with the synthetic larynx as camera
 #   make demo SOURCE=FILE|FOLDER|/dev/videoN [SECONDS=20] [JSON=1]
+#   make demo PHONES=1                 the same for phones in this network: TLS, and a code to pair with
 #   make test                          everything: lint, types, unit and system tests, page and browser
 #   make bench [COMPARE=old.json] [PLOT=ages.svg]
 #                                      what this machine does, frame by frame
@@ -58,7 +59,7 @@ page: edge/display/static/index.html
 
 demo: $(VENV)/.edge page
 	@deploy/prerequisites.sh mosquitto
-	@$(BIN)/foldsight demo $(if $(SOURCE),--source "$(SOURCE)") $(if $(SECONDS),--seconds $(SECONDS)) $(if $(JSON),--json)
+	@$(BIN)/foldsight demo $(if $(SOURCE),--source "$(SOURCE)") $(if $(SECONDS),--seconds $(SECONDS)) $(if $(PHONES),--phones) $(if $(JSON),--json)
 
 lint: $(VENV)/.trainer
 	@$(BIN)/ruff check .

@@ -50,6 +50,7 @@ def test_the_pages_server_tells_systemd_pairs_and_ends(phones: Any, tmp_path: Pa
     port = free_ports(1)[0]
     settings = phones.config.model_dump(mode="json", include={"device", "mqtt", "phones"})
     settings["phones"]["https_port"] = port
+    settings["display"] = {"name": "Theatre 3"}
     config = tmp_path / "edge.yaml"
     config.write_text(json.dumps(settings))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
@@ -64,7 +65,8 @@ def test_the_pages_server_tells_systemd_pairs_and_ends(phones: Any, tmp_path: Pa
         try:
             assert channel.recv(200) == f"READY=1\nSTATUS=https://127.0.0.1:{port}/".encode()
             url = f"https://localhost:{port}/api"
-            assert ask(f"{url}/info", phones.trust)["pairing"] is True
+            info = ask(f"{url}/info", phones.trust)
+            assert (info["device"], info["name"], info["pairing"]) == ("adapter-1", "Theatre 3", True)
             token = phones.adapter.registry.new_token()
             account = ask(f"{url}/pair", phones.trust, {"token": token, "name": "one"})
             assert account["username"] in phones.adapter.accounts().names()
