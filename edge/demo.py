@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from edge.broker import Broker
 from edge.capture import public_name
 from edge.daemon import Daemon
 from edge.display import service as display
-from edge.pairing import certificates, code
+from edge.pairing import code
 from edge.pairing.adapter import Adapter
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def run(
             data["mqtt"] |= {"host": broker.host, "port": broker.port, "username": None, "ca_file": None}
             data["display"] |= {"port": 0, "websocket_port": broker.websocket_port}
             data["phones"] |= {"enabled": False}
+        if config.capture.source == "phantom":
+            data["preview"] |= {"enabled": True}  # a rendered larynx is nobody's picture
         data["state_dir"] = Path(folder)
         config = settings.Config.model_validate(data)
         address = None
@@ -89,9 +92,13 @@ def run(
 
 
 def _address() -> str:
-    """This machine's first address that is not loopback, else loopback."""
-    addresses = [a for a in certificates.local_addresses() if a.version == 4]  # noqa: PLR2004  the protocol's name
-    return str(next((a for a in addresses if not a.is_loopback), addresses[0]))
+    """This machine's address in its network, else loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # an address for documentation: nothing is sent, but a route is chosen
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
 
 
 def report(summary: Summary) -> str:
