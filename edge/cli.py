@@ -135,6 +135,8 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--json", action="store_true")
         added.set_defaults(run=what)
 
+    _add_doctor(command("doctor", _doctor, "look at camera, model, broker, clock, power, disk, units; say what to do"))
+
     schema = command("schema", _schema, "JSON Schemas of the messages")
     schema.add_argument(
         "--of",
@@ -188,6 +190,11 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--compare", type=Path, metavar="FILE", help="say what changed since this earlier --json")
     bench.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the ages, and how they held")
     bench.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def _add_doctor(doctor: argparse.ArgumentParser) -> None:
+    _add_config(doctor)
+    doctor.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -511,6 +518,22 @@ def _config_schema(arguments: argparse.Namespace) -> int:
     del arguments
     print(json.dumps(settings.Config.model_json_schema(), indent=2))
     return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from edge import doctor  # noqa: PLC0415  only what a command needs
+
+    config = settings.load(arguments.config, _overrides(arguments))
+    log_to_stderr("critical")  # what goes wrong is said once
+    checks = []
+    for check in doctor.examine(config):
+        checks.append(check)
+        if not arguments.json:
+            print(doctor.line(check), flush=True)
+    failed = any(check.level == "failed" for check in checks)
+    if arguments.json:
+        print(json.dumps({"ok": not failed, "checks": [check.as_dict() for check in checks]}))
+    return 1 if failed else 0
 
 
 def _schema(arguments: argparse.Namespace) -> int:
