@@ -119,6 +119,17 @@ def test_the_demo_lets_a_phone_pair(tmp_path: Path) -> None:
         trust = ssl.create_default_context(cafile=str(ca))
         account = until(lambda: ask(f"{address[1]}/api/pair", trust, {"token": address[2], "name": "mine"}))
         assert account["username"].startswith("phone-")
+
+        def metrics() -> str:
+            with urllib.request.urlopen(f"{address[1]}/metrics", timeout=20, context=trust) as answer:  # noqa: S310
+                return str(answer.read(), "utf-8")
+
+        deadline = time.monotonic() + 60
+        while "foldsight_frames_total" not in (told := metrics()):  # the daemon runs, and speaks with its account
+            assert time.monotonic() < deadline, told
+            time.sleep(0.2)
+        assert "foldsight_phones_paired 1.0" in told
+        assert 'foldsight_status{status="offline"} 0.0' in told
         demo.send_signal(signal.SIGINT)
         demo.communicate(timeout=60)
     finally:
