@@ -250,6 +250,8 @@ def _run(arguments: argparse.Namespace) -> int:
     service.log_to_stderr(config.log)
     daemon = service.Daemon(config)
     _stop_on_signals(daemon)
+    if not sys.stderr.isatty():  # where a closed terminal sends it, it ends the command
+        signal.signal(signal.SIGHUP, lambda *_: daemon.reload())
     summary = daemon.run(arguments.seconds)
     if arguments.json:
         print(json.dumps(summary.as_dict()))

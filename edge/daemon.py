@@ -18,16 +18,18 @@ from edge.mqtt import Link
 from edge.pipeline import Pipeline
 from edge.preview import SEEN, Preview
 from edge.service import Notifier, next_session
-from edge.store import begin
+from edge.store import begin, changed
 from edge.telemetry import Telemetry, clock_synced
 
 if TYPE_CHECKING:
     from edge.config import Config
+    from edge.store import Chosen
 
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.2
 _HEALTH_S = 5.0
+_COMMANDS = ("ping", "reload")
 _PAUSED_S = 1.0  # a tick so late means that the whole process stood still, not its driver
 
 
@@ -104,9 +106,9 @@ class Daemon:
         )
         if chosen.fault:
             self.pipeline.event("fault", detail=chosen.fault)
-        for gone in chosen.given_up:
-            self.pipeline.event("model", before=str(gone.entry), after=self._model_name, detail=gone.reason)
+        self._tell_given_up(chosen)
         self._stop = threading.Event()
+        self._reload = threading.Event()
         self._failure: BaseException | None = None
         self._said: list[str] = []
         self._begun_s = time.monotonic()
@@ -121,6 +123,10 @@ class Daemon:
     def stop(self) -> None:
         """End the run; may be called from a signal handler or another thread."""
         self._stop.set()
+
+    def reload(self) -> None:
+        """Change to a newly installed bundle, if there is one; may be called from a signal handler or a thread."""
+        self._reload.set()
 
     def run(self, seconds: float | None = None) -> Summary:
         """Run until stopped, until a replay ends, or for some seconds after the first classified frame.
@@ -137,10 +143,13 @@ class Daemon:
             self._preview.start()
         thread = threading.Thread(target=self._pipe, name="pipeline", daemon=True)
         thread.start()
+        threading.Thread(target=self._reloads, name="reload", daemon=True).start()
         try:
             self._watch(thread, seconds)
         finally:
             self._notifier.stopping()
+            self._stop.set()
+            self._reload.set()
             summary = self.summary()
             self._reader.stop(0.2 if self._failure else 2.0)  # a driver that hangs is not waited for
             thread.join(2)
@@ -346,9 +355,42 @@ class Daemon:
             device=self.config.device, session=self.session, state=state, reasons=reasons, at=time.time()
         )
 
+    def _reloads(self) -> None:
+        """Load the bundle that was installed meanwhile beside the one that runs, on a thread of its own."""
+        while self._reload.wait() and not self._stop.is_set():
+            self._reload.clear()
+            try:
+                if not changed(self.config, self.bundle):
+                    log.info("reload: the model bundle %s is the one to be used already", self._model_name)
+                    continue
+                chosen = begin(self.config)
+                analyser = Analyser(
+                    chosen.bundle, precision=self.config.model.precision, threads=self.config.model.threads
+                )
+                self.pipeline.change_model(analyser)
+            except Exception as error:  # noqa: BLE001  the model that runs is good, and goes on
+                log.error("reload: %s; the model bundle %s stays", error, self._model_name)  # noqa: TRY400  a sentence
+                self.pipeline.event("fault", detail=f"reload failed, {self._model_name} stays")
+                continue
+            before = self._model_name
+            self.bundle, self.analyser, self._trial = chosen.bundle, analyser, chosen.trial
+            self._tell_given_up(chosen)
+            self.pipeline.event("model", before=before, after=self._model_name, detail="reloaded")
+            log.info("reload: the model bundle is %s", self._model_name)
+            self._link.live("birth", self._birth().encode(), qos=1, retain=True, expiry_s=None)
+
+    def _tell_given_up(self, chosen: Chosen) -> None:
+        for gone in chosen.given_up:
+            self.pipeline.event("model", before=str(gone.entry), after=self._model_name, detail=gone.reason)
+
     def _hello(self) -> list[tuple[str, bytes]]:
+        reasons = self._degraded
+        status = self._status("degraded" if reasons else "online", reasons)
+        return [("birth", self._birth().encode()), ("status", status.encode())]
+
+    def _birth(self) -> messages.Birth:
         manifest = self.bundle.manifest
-        birth = messages.Birth(
+        return messages.Birth(
             device=self.config.device,
             session=self.session,
             at=time.time(),
@@ -368,20 +410,19 @@ class Daemon:
             runtime=self.analyser.runtime.description,
             schemas=dict.fromkeys(messages.TOPICS, messages.SCHEMA),
         )
-        reasons = self._degraded
-        status = self._status("degraded" if reasons else "online", reasons)
-        return [("birth", birth.encode()), ("status", status.encode())]
 
     def _command(self, name: str, payload: bytes) -> bytes:
         if name == SEEN and self._preview is not None:
             self._preview.seen(payload)
-        known = name == "ping"
+        if name == "reload":
+            self.reload()
+        known = name in _COMMANDS
         return messages.Reply(
             device=self.config.device,
             session=self.session,
             command=name[:32],
             ok=known,
-            detail="" if known else "this adapter knows the command ping",
+            detail="" if known else f"this adapter knows the commands {' and '.join(_COMMANDS)}",
             at=time.time(),
         ).encode()
 

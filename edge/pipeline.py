@@ -86,19 +86,11 @@ class Pipeline:
         preview: Preview | None = None,
     ) -> None:
         self._config, self._session, self._preview = config, session, preview
-        self._reader, self._slot, self._analyser, self._outlet = reader, slot, analyser, outlet
-        self._decision = Decision(analyser.manifest.decision, analyser.finding, analyser.other)
-        maps = analyser.manifest.outputs.maps
-        self._smoother = None if maps is None else RegionSmoother(maps, analyser.manifest.decision.expire_s)
+        self._reader, self._slot, self._outlet = reader, slot, outlet
         self._lossless = config.capture.pace == "lossless"
-        self._model = messages.ModelId(name=analyser.manifest.name, version=analyser.manifest.version)
-        smaller = analyser.bundle.smaller(analyser.artefact.precision)
-        self._full = analyser.runtime
-        self._smaller: Runtime | None = None
-        if smaller is not None:
-            self._smaller = open_runtime(analyser.bundle, smaller, threads=config.model.threads)
         self._adapts = config.latency.ladder and not self._lossless
-        self.ladder = Ladder(config.latency.budget_ms, smaller=smaller is not None)
+        self._coming: tuple[Analyser, Runtime | None] | None = None
+        self._take_up(analyser, self._open_smaller(analyser))
         self.throttled: list[str] = []
         """What slows the processor down now. Set by the daemon, which asks the kernel now and then."""
         self._last: Frame | None = None
@@ -120,6 +112,29 @@ class Pipeline:
     def dropped(self) -> int:
         """Frames that were replaced by newer ones before their turn, or too old when it came."""
         return self._slot.replaced + self.counts.too_old
+
+    def change_model(self, analyser: Analyser) -> None:
+        """Judge with another model from the next frame on; to be called on another thread, which does the loading."""
+        smaller = self._open_smaller(analyser)
+        for runtime in filter(None, (analyser.runtime, smaller)):
+            runtime.infer(analyser.model_input)  # the first inference is the slowest
+        self._coming = analyser, smaller
+
+    def _open_smaller(self, analyser: Analyser) -> Runtime | None:
+        smaller = analyser.bundle.smaller(analyser.artefact.precision)
+        if smaller is None:
+            return None
+        return open_runtime(analyser.bundle, smaller, threads=self._config.model.threads)
+
+    def _take_up(self, analyser: Analyser, smaller: Runtime | None) -> None:
+        """Everything that comes from the model: what another one saw does not count for it."""
+        manifest = analyser.manifest
+        self._analyser, self._full, self._smaller = analyser, analyser.runtime, smaller
+        self._decision = Decision(manifest.decision, analyser.finding, analyser.other)
+        maps = manifest.outputs.maps
+        self._smoother = None if maps is None else RegionSmoother(maps, manifest.decision.expire_s)
+        self._model = messages.ModelId(name=manifest.name, version=manifest.version)
+        self.ladder = Ladder(self._config.latency.budget_ms, smaller=smaller is not None)
 
     def step(self) -> bool:
         """Take one frame, or notice that none came; False once the source has ended and its last frame was taken."""
@@ -173,6 +188,9 @@ class Pipeline:
         taken = now_ns()
         self._last_taken_s = taken / 1e9
         self.counts.frames += 1
+        if self._coming is not None:
+            (analyser, smaller), self._coming = self._coming, None
+            self._take_up(analyser, smaller)
         wait_ms = frame.age_ms(taken)
         if self._too_old(frame, taken, taken):
             return

@@ -374,6 +374,18 @@ def begin(config: Config) -> Chosen:
     return Chosen(shipped(config), None, tuple(told))
 
 
+def changed(config: Config, running: Bundle) -> bool:
+    """Whether a start would use another bundle than the one that runs; reads one small file.
+
+    Raises:
+        FoldsightError: the store cannot be read.
+    """
+    if config.model.bundle is not None:
+        return False
+    entry = Store(config.effective_state_dir).read().current
+    return running.path != settings.COMMITTED_BUNDLE if entry is None else running.sha256 != entry.sha256
+
+
 def in_use(config: Config) -> Bundle:
     """The bundle that a start of the daemon would try first, opened; nothing is counted or changed.
 

@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from conftest import tiny_files, tiny_manifest
 
 import edge.daemon
+from edge.broker import Broker
 from edge.bundle import write_bundle
 from edge.capture import SourceInfo
 from edge.config import Config
@@ -150,3 +153,76 @@ def test_a_camera_that_hangs_is_not_the_bundles_fault(shelf: Store, monkeypatch:
     with pytest.raises(SourceError, match="cannot be interrupted"):
         running.run(20)
     assert shelf.read().starts == 0
+
+
+def test_a_newly_installed_bundle_is_taken_up_without_a_new_start(shelf: Store, broker: Broker, tmp_path: Path) -> None:
+    """And without the connection: the real daemon, the real broker, SIGHUP and cmd/reload."""
+    file = tmp_path / "edge.yaml"
+    values = settings(shelf, mqtt={"port": broker.port}, device="adapter-1", model={"trial_starts": 3})
+    file.write_text(json.dumps(values))
+    births: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
+    sessions, detected, left = set(), set(), []
+
+    def heard(_: Any, __: Any, message: Any) -> None:
+        payload, kind = json.loads(message.payload), message.topic.rpartition("/")[2]
+        sessions.add(payload["session"])
+        if kind == "birth":
+            births.append(payload["model"])
+        elif kind == "event" and payload["kind"] == "model":
+            events.append(payload)
+        elif kind == "detection":
+            detected.add(payload["model"]["version"])
+        elif kind == "status" and payload["state"] in ("offline", "stopped"):
+            left.append(payload)
+
+    client = broker.client()
+    client.on_message = heard
+    client.connect(broker.host, broker.port)
+    client.subscribe([(f"foldsight/v1/adapter-1/{topic}", 1) for topic in ("birth", "event", "detection", "status")])
+    client.loop_start()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edge.cli", "run", "--config", str(file)], stderr=subprocess.DEVNULL
+    )
+    try:
+        wait_until(lambda: "1.1.0" in detected)
+        for version, ask in (
+            ("1.2.0", lambda: process.send_signal(signal.SIGHUP)),
+            ("1.3.0", lambda: client.publish("foldsight/v1/adapter-1/cmd/reload", b"", 1)),
+        ):
+            path = tmp_path / f"{version}.zip"
+            write_bundle(path, tiny_manifest(version=version), FILES)
+            shelf.install(path)
+            ask()
+            wait_until(lambda v=version: v in detected and births[-1]["version"] == v)
+        process.send_signal(signal.SIGHUP)  # nothing new: nothing happens
+        time.sleep(0.5)
+        assert process.poll() is None
+        assert (len(sessions), len(births), left) == (1, 3, [])
+        assert [event["detail"] for event in events] == ["reloaded", "reloaded"]
+        assert shelf.read().starts == 1
+    finally:
+        process.terminate()
+        process.wait()
+        client.loop_stop()
+    assert shelf.read().starts == 0  # and this end was a good one
+
+
+def test_a_bundle_that_cannot_be_taken_up_leaves_the_running_one(shelf: Store, tmp_path: Path) -> None:
+    running, link = daemon(shelf)
+    path = tmp_path / "1.2.0.zip"
+    write_bundle(path, tiny_manifest(version="1.2.0"), FILES)
+    entry = shelf.install(path)
+    shelf.path(entry).write_bytes(b"rotten")
+    timer = threading.Timer(0.5, running.reload)
+    timer.start()
+    assert running.run(2).model == "redness 1.0.0"  # what it was before that proved itself; 1.1.0 never did
+    assert models(link)[0]["before"].startswith("redness 1.2.0")
+    assert "damaged" in models(link)[0]["detail"]
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
