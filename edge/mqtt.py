@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,9 @@ _BACKOFF_S = (0.2, 0.5, 1.0, 2.0)
 _IN_FLIGHT = 32  # live messages handed to the socket and not yet gone; more means that the broker is slow
 _IN_FLIGHT_BESIDE_PICTURE = 4  # the same for a picture: results go before it
 _CONNECT_TIMEOUT_S = 5.0
+# Eight phones that measure the way and acknowledge ten previews a second stay below this. Whoever asks for more has all
+# commands turned off for a while: reading them alone would make frames older.
+_COMMANDS, _COMMANDS_A_SECOND, _DEAF_S = 200.0, 120.0, 5.0
 _ANSWER_TIMEOUT_S = 5.0
 
 
@@ -82,6 +86,7 @@ class Link:
         # Recent ones only: numbers come round again after 65,535, and live messages use them too.
         self._acknowledged: deque[int] = deque(maxlen=1024)
         self._sent = self._gone = 0
+        self._commands_left, self._commands_at, self._deaf_until = _COMMANDS, time.monotonic(), 0.0
         self.unsent = self.lost_events = self.connects = 0
         self._last_fault = ""
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
@@ -122,14 +127,20 @@ class Link:
         self._publish(client, topic, payload, qos, retain, _properties(expiry_s))
         return True
 
-    def picture(self, topic: str, payload: bytes, *, content_type: str, user: list[tuple[str, str]]) -> bool:
-        """Publish a picture, but only while nothing else waits for the network; False where it was let go."""
+    def picture(self, messages: list[tuple[str, bytes, list[tuple[str, str]]]], *, content_type: str) -> bool:
+        """Publish a picture, but only while nothing else waits for the network; False where it was let go.
+
+        Args:
+            messages: topic, payload and user properties of each message that it is made of.
+            content_type: of all of them.
+        """
         client = self._client
         if client is None or self._sent - self._gone >= _IN_FLIGHT_BESIDE_PICTURE:
             return False
-        properties = _properties(expiry_s=1, content_type=content_type)
-        properties.UserProperty = user
-        self._publish(client, topic, payload, 0, False, properties)
+        for topic, payload, user in messages:
+            properties = _properties(expiry_s=1, content_type=content_type)
+            properties.UserProperty = user
+            self._publish(client, topic, payload, 0, False, properties)
         return True
 
     def event(self, payload: bytes) -> None:
@@ -149,6 +160,8 @@ class Link:
                 self._spool.remove(entry)
             if client is None:
                 return
+            if 0 < self._deaf_until < time.monotonic():
+                self._listen(client)
             for entry in self._spool:
                 if entry.mid is None:
                     entry.mid = self._publish(client, "event", entry.payload, 1, False, _properties()).mid
@@ -211,7 +224,7 @@ class Link:
                 self._fault(f"it refuses this client: {reason}")
                 self._down.set()
                 return
-            client.subscribe(self.prefix + "cmd/+", 1)
+            self._listen(client)
             for topic, payload in self._hello():
                 self._publish(client, topic, payload, 1, True, _properties())
             self.connects += 1
@@ -237,7 +250,27 @@ class Link:
         client.on_publish, client.on_message = on_publish, on_message
         return client
 
+    def _listen(self, client: paho.Client) -> None:
+        self._commands_left, self._deaf_until = _COMMANDS, 0.0
+        client.subscribe(self.prefix + "cmd/+", 1)
+
+    def _is_flood(self, client: paho.Client) -> bool:
+        now = time.monotonic()
+        earned = (now - self._commands_at) * _COMMANDS_A_SECOND
+        self._commands_left, self._commands_at = min(_COMMANDS, self._commands_left + earned), now
+        if self._deaf_until:
+            return True  # what was on its way
+        if self._commands_left >= 1:
+            self._commands_left -= 1
+            return False
+        log.warning("more than %d commands a second: none is taken for %.0f s", _COMMANDS_A_SECOND, _DEAF_S)
+        self._deaf_until = now + _DEAF_S
+        client.unsubscribe(self.prefix + "cmd/+")
+        return True
+
     def _answer(self, client: paho.Client, message: paho.MQTTMessage) -> None:
+        if self._is_flood(client):
+            return
         properties = message.properties
         topic = getattr(properties, "ResponseTopic", None)
         reply = self._command(message.topic.rpartition("/")[2], bytes(message.payload))

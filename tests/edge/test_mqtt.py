@@ -183,6 +183,40 @@ def test_nobody_has_the_daemon_speak_in_its_own_name(broker: Broker, topic: str)
         asker.loop_stop()
 
 
+def test_a_flood_of_commands_turns_them_off_for_a_while(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("edge.mqtt._COMMANDS", 20.0)
+    monkeypatch.setattr("edge.mqtt._COMMANDS_A_SECOND", 0.001)
+    monkeypatch.setattr("edge.mqtt._DEAF_S", 1.0)
+    with linked(broker) as link:
+        asker = broker.client()
+        heard: list[bytes] = []
+        asker.on_message = lambda _, __, message: heard.append(message.payload)
+        asker.connect(broker.host, broker.port)
+        asker.loop_start()
+        asker.subscribe("answers/1", 1)
+        properties = Properties(PacketTypes.PUBLISH)
+        properties.ResponseTopic = "answers/1"
+        time.sleep(0.2)
+        for _ in range(500):
+            asker.publish("foldsight/v1/a/cmd/ping", b"hi", 0, properties=properties)
+        assert wait_for(lambda: "none is taken for 1 s" in caplog.text)
+        time.sleep(0.5)
+        assert len(heard) == 20
+        link.flush()
+        assert link.live("detection", b"x")
+        time.sleep(0.8)
+        link.flush()  # the daemon does so all the time
+        time.sleep(0.2)
+        asker.publish("foldsight/v1/a/cmd/ping", b"again", 1, properties=properties)
+        assert wait_for(lambda: len(heard) == 21)
+        assert link.connects == 1
+        assert caplog.text.count("none is taken") == 1
+        asker.disconnect()
+        asker.loop_stop()
+
+
 def test_a_broker_that_is_absent_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     link = make_link(1)
     link.start()
