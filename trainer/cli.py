@@ -99,6 +99,7 @@ def _add_training(commands: Any) -> None:
     segment.add_argument("--smoke", action="store_true", help="the whole study, tiny, on rendered images")
     segment.add_argument("--threads", type=int, default=0, help="threads of torch (default: all)")
     segment.add_argument("--accelerator", default="auto", help="auto, cpu, cuda (default: auto)")
+    segment.add_argument("--student", metavar="ROW", help="leave the grid out, do the protocols with this student")
     segment.add_argument("--table", action="store_true", help="train nothing, print what is done so far")
     segment.add_argument("--markdown", type=Path, help="write the tables to this file too")
     segment.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -246,7 +247,8 @@ def _segment(arguments: argparse.Namespace) -> int:
     else:
         root = arguments.data
     study = Study(recipe, root, out, Machine(arguments.threads, accelerator=arguments.accelerator))
-    found = report(study, study.best() if arguments.table else study.run())
+    student = study.named(arguments.student) if arguments.student else None
+    found = report(study, student or study.best() if arguments.table else study.run(student))
     if arguments.markdown:
         arguments.markdown.write_text(markdown(found), encoding="utf-8")
     print(json.dumps(found) if arguments.json else markdown(found), end="\n" if arguments.json else "")

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edge.errors import ConfigError
+from trainer.data.augment import AugmentSettings
 from trainer.recipe import RECIPES, Positive, QuantiseSettings
 
 Protocol = Literal["recordings", "leave_one_sequence_out", "leave_one_patient_out", "random_frames"]
@@ -25,7 +26,7 @@ class Budget(_Part):
     Attributes:
         images: augmented images per epoch.
         epochs: at most.
-        patience: epochs without a lower validation loss after which training ends.
+        patience: epochs without a lower validation loss (soft Dice) after which training ends.
         batch: images per step.
         learning_rate: Adam's at its peak, from which it falls as a cosine.
         fixed: draw the images once and see them in every epoch, in another order: a teacher then answers only once.
@@ -125,6 +126,8 @@ class SegmentRecipe(_Part):
         sources: sets with masks, folders below the data root.
         side: pixels of the networks' square input.
         class_weights: weight of pixels known to be other, folds, glottis in the cross-entropy.
+        augment: the usual augmentation, of students and teachers; the weak one is `trainer.segment.dataset.WEAK`. Its
+            side, length and source weights are not used.
         folds: of the grid, by group.
         teacher: see there.
         student: see there.
@@ -141,6 +144,7 @@ class SegmentRecipe(_Part):
     sources: list[str] = Field(min_length=1)
     side: int = Field(default=96, ge=32, le=256, multiple_of=32)
     class_weights: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
+    augment: AugmentSettings = AugmentSettings()
     folds: int = Field(default=3, ge=2)
     teacher: Teacher
     student: Student

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -31,7 +31,7 @@ def report(study: Study, best: Row) -> dict[str, Any]:
     """Everything that a study measured, ready to be printed.
 
     Args:
-        study: Of which at least one fold of the grid is done; what is not done is left out.
+        study: What is not done is left out: folds of the grid, and of protocols.
         best: The student chosen by validation.
 
     Returns:
@@ -40,8 +40,12 @@ def report(study: Study, best: Row) -> dict[str, Any]:
     """
     teacher, student = study.parameters()
     folds = study.grid_folds()
-    told = {protocol: [row for row in _rows(study, best) if row[0] != _ALONE] for protocol in study.recipe.protocols
-            if all(study.done(cell) for cell in study.protocol_cells(best) if cell.protocol == protocol)}  # fmt: skip
+    lines = [line for line in _rows(study, best) if line.row is None or line.row == best]
+    told = {}
+    for name in study.recipe.protocols:
+        whole = [fold for fold in study.folds(name) if all(study.done(line.cell(name, fold)) for line in lines)]
+        if whole:
+            told[name] = [_protocol_row(study, name, whole, line) for line in lines]
     return {
         "recipe": study.recipe.name,
         "seed": study.recipe.seed,
@@ -49,10 +53,13 @@ def report(study: Study, best: Row) -> dict[str, Any]:
         "parameters": {"teacher": teacher, "student": student},
         "best": best.name,
         "folds": {"done": len(folds), "of": study.recipe.folds},
-        "grid": _grid(study, folds),
-        "recordings": [_recordings_row(study, folds, *row) for row in _rows(study, best)
-                       if all(study.done(Cell(GRID, fold, row[1], int8=row[2])) for fold in folds)],
-        "protocols": {name: [_protocol_row(study, name, *row) for row in rows] for name, rows in told.items()},
+        "grid": _grid(study, folds) if folds else [],
+        "recordings": [
+            _recordings_row(study, folds, line)
+            for line in _rows(study, best)
+            if folds and all(study.done(line.cell(GRID, fold)) for fold in folds)
+        ],
+        "protocols": told,
         "published": study.recipe.published.model_dump(),
     }  # fmt: skip
 
@@ -135,36 +142,49 @@ def _grid(study: Study, folds: Sequence[Fold]) -> list[dict[str, Any]]:
     return rows
 
 
-def _rows(study: Study, best: Row) -> list[tuple[str, Row | None, bool]]:
+class _Line(NamedTuple):
+    """A row of a table: the cells of all folds but for the fold."""
+
+    row: Row | None
+    weak: bool = False
+    int8: bool = False
+
+    def cell(self, protocol: str, fold: Fold) -> Cell:
+        return Cell(protocol, fold, self.row, weak=self.weak, int8=self.int8)
+
+
+def _rows(study: Study, best: Row) -> list[_Line]:
+    """The best student's teacher, the student alone and the best, FP32 and INT8."""
     alone = next(row for row in study.recipe.grid if row.pathway == _ALONE)
     students = [alone] if best.name == alone.name else [alone, best]
-    return [("teacher", None, False), *[(row.name, row, int8) for row in students for int8 in (False, True)]]
+    return [_Line(None, weak=best.teacher == "weak"),
+            *[_Line(row, int8=int8) for row in students for int8 in (False, True)]]  # fmt: skip
 
 
-def _recordings_row(study: Study, folds: Sequence[Fold], name: str, row: Row | None, int8: bool) -> dict[str, Any]:
+def _recordings_row(study: Study, folds: Sequence[Fold], line: _Line) -> dict[str, Any]:
     """The grid's folds once more, by recording and sequence, with INT8 beside FP32."""
-    results = [study.result(Cell(GRID, fold, row, int8=int8)) for fold in folds]
+    results = [study.result(line.cell(GRID, fold)) for fold in folds]
     images = [image for result in results for image in result["test"]]
     by_source: dict[str, list[float]] = {}
     for group, value in dice_by_group(images).items():
         source = next(image["source"] for image in images if image["group"] == group)
         by_source.setdefault(source, []).append(value)
     return {
-        "name": name + (" INT8" if int8 else ""),
+        "name": results[0]["name"],
         "dice": float(np.mean([np.mean(list(dice_by_cell(result["test"]).values())) for result in results])),
         "groups": {source: {"mean": float(np.mean(values)), "deviation": _deviation(values),
                             "count": len(values)} for source, values in sorted(by_source.items())},
     }  # fmt: skip
 
 
-def _protocol_row(study: Study, protocol: str, name: str, row: Row | None, int8: bool) -> dict[str, Any]:
-    results = [study.result(Cell(protocol, fold, row, int8=int8)) for fold in study.folds(protocol)]
+def _protocol_row(study: Study, protocol: str, folds: Sequence[Fold], line: _Line) -> dict[str, Any]:
+    results = [study.result(line.cell(protocol, fold)) for fold in folds]
     ious = [pooled_iou(result["test"]) for result in results]
     means = [float(np.mean(list(iou.values()))) for iou in ious]
     dices = [float(np.mean(list(dice_by_cell(result["test"]).values()))) for result in results]
     return {
-        "name": name + (" INT8" if int8 else ""),
-        "folds": len(results),
+        "name": results[0]["name"],
+        "folds": {"done": len(folds), "of": len(study.folds(protocol))},
         "iou": _average(ious),
         "mean_iou": float(np.mean(means)),
         "deviation": _deviation(means),
@@ -192,12 +212,30 @@ def markdown(found: dict[str, Any]) -> str:
         (
             f"Teacher {teacher:,} parameters, students {student:,} (1/{teacher / student:.0f}); "
             f"{found['images']} images, seed {found['seed']}, {found['folds']['done']} of {found['folds']['of']} folds "
-            f"done. Best student by validation: {found['best']}."
+            f"done. Best student: {found['best']}."
         ),
         "",
     ]
+    if found["grid"]:
+        lines += _grid_table(found)
+    for protocol, rows in found["protocols"].items():
+        title = protocol.replace("_", " ") + (" (leaks)" if protocol == "random_frames" else "")
+        folds = rows[0]["folds"]
+        if folds["done"] < folds["of"]:
+            title += f", {folds['done']} of {folds['of']} folds"
+        lines += ["", *_head([f"{title}: IoU, %", *CLASSES, "mean ± deviation", "Dice"])]
+        for row in rows:
+            lines.append(_line([row["name"], *[_percent(row["iou"].get(name)) for name in CLASSES],
+                                _spread(row["mean_iou"], row["deviation"]), _percent(row["dice"])]))  # fmt: skip
+        if found["published"]["random_frames"]:
+            lines.append(_line([f"published, by frame, seven classes: {found['published']['random_frames']}",
+                                *[""] * (len(CLASSES) + 2)]))  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _grid_table(found: dict[str, Any]) -> list[str]:
     columns = sorted({name for row in found["grid"] for name in row["dice"]})
-    lines += _head(["Dice, %", *columns, "mean ± deviation", "p", "gap recovered", "IoU", "boundary, % of diagonal",
+    lines = _head(["Dice, %", *columns, "mean ± deviation", "p", "gap recovered", "IoU", "boundary, % of diagonal",
                     "published"])  # fmt: skip
     for row in found["grid"]:
         lines.append(_line([
@@ -214,16 +252,7 @@ def markdown(found: dict[str, Any]) -> str:
     for row in found["recordings"]:
         shown = [_spread(row["groups"][s]["mean"], row["groups"][s]["deviation"]) for s in sources]
         lines.append(_line([row["name"], *shown, _percent(row["dice"])]))
-    for protocol, rows in found["protocols"].items():
-        title = protocol.replace("_", " ") + (" (leaks)" if protocol == "random_frames" else "")
-        lines += ["", *_head([f"{title}: IoU, %", *CLASSES, "mean ± deviation", "Dice"])]
-        for row in rows:
-            lines.append(_line([row["name"], *[_percent(row["iou"].get(name)) for name in CLASSES],
-                                _spread(row["mean_iou"], row["deviation"]), _percent(row["dice"])]))  # fmt: skip
-        if found["published"]["random_frames"]:
-            lines.append(_line([f"published, by frame, seven classes: {found['published']['random_frames']}",
-                                *[""] * (len(CLASSES) + 2)]))  # fmt: skip
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _head(names: Sequence[str]) -> list[str]:

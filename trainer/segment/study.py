@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from edge.errors import FoldsightError
+from edge.errors import ConfigError, FoldsightError
 from edge.runtime import OnnxRuntime
 from trainer.console import Meter, say
-from trainer.data.augment import AugmentSettings
 from trainer.data.dataset import limit_threads
 from trainer.data.importers import import_sources
 from trainer.data.manifest import Record, data_hash
@@ -35,7 +34,7 @@ from trainer.segment.teacher import letterboxed_sets, shrink
 from trainer.train import channels_last, resolve_precision, save_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -147,12 +146,12 @@ class Study:
         return cells
 
     def protocol_cells(self, best: Row) -> list[Cell]:
-        """Teacher and best student of every protocol's folds, quantised too; first the grid's own, quantised."""
+        """The best student, its INT8 and its teacher on every protocol's folds; before them the grid's INT8."""
         alone = next(row for row in self.recipe.grid if row.pathway == "alone")
         cells = [Cell(GRID, fold, row, int8=True) for fold in self.folds(GRID) for row in (alone, best)]
         for protocol in self.recipe.protocols:
             for fold in self.folds(protocol):
-                cells += [Cell(protocol, fold)] + [Cell(protocol, fold, weak=True)] * (best.teacher == "weak")
+                cells += [Cell(protocol, fold, weak=best.teacher == "weak")]
                 cells += [Cell(protocol, fold, best), Cell(protocol, fold, best, int8=True)]
         return cells
 
@@ -161,45 +160,75 @@ class Study:
         return self._path(cell).exists()
 
     def grid_folds(self) -> list[Fold]:
-        """The grid's folds whose every network is done.
-
-        Raises:
-            FoldsightError: There is none yet.
-        """
+        """The grid's folds whose every network is done."""
         missing = {cell.fold.name for cell in self.grid_cells() if not self.done(cell)}
-        found = [fold for fold in self.folds(GRID) if fold.name not in missing]
-        if not found:
-            raise FoldsightError(f"{self.out}: no fold of the grid is done yet; run the study first")
-        return found
+        return [fold for fold in self.folds(GRID) if fold.name not in missing]
 
     def best(self) -> Row:
-        """The taught student with the highest mean validation Dice over the grid's folds that are done."""
+        """The taught student with the highest mean validation Dice over the grid's folds that are done.
+
+        Raises:
+            FoldsightError: None is done yet.
+        """
         rows = [row for row in self.recipe.grid if row.pathway != "alone"]
         if not rows:
             return self.recipe.grid[0]
         folds = self.grid_folds()
+        if not folds:
+            raise FoldsightError(f"{self.out}: no fold of the grid is done yet; run the study, or name a --student")
         dice = {row.name: np.mean([self.result(Cell(GRID, fold, row))["val_dice"] for fold in folds]) for row in rows}
         return max(rows, key=lambda row: float(dice[row.name]))
 
-    def run(self) -> Row:
-        """Do the grid, choose the best student by validation, do the protocols; returns the best."""
-        grid = self.grid_cells()
-        guess = next((row for row in self.recipe.grid if row.pathway != "alone"), self.recipe.grid[0])
-        total = sum(self._images(cell) for cell in (*grid, *self.protocol_cells(guess)))
+    def named(self, name: str) -> Row:
+        """A student of the grid by its name.
+
+        Raises:
+            ConfigError: The grid has none of that name, or it is the one that learns alone.
+        """
+        found = {row.name: row for row in self.recipe.grid if row.pathway != "alone"}
+        if name not in found:
+            raise ConfigError(f"the grid has no taught student {name!r}: give one of {', '.join(found)}")
+        return found[name]
+
+    def run(self, student: Row | None = None) -> Row:
+        """Do the grid, choose the best student by validation, do the protocols; returns the best.
+
+        Args:
+            student: Leave the grid out, and do the protocols with this one.
+        """
+        grid = [] if student else self.grid_cells()
+        guess = student or next((row for row in self.recipe.grid if row.pathway != "alone"), self.recipe.grid[0])
+        more = [cell for cell in self.protocol_cells(guess) if cell.protocol != GRID]
+        total = sum(self._images(cell) for cell in (*grid, *more))
         done = sum(self._images(cell) for cell in grid if self.done(cell))
         with Meter("segmentation study", total, done=done) as meter:
             for cell in grid:
                 self._do(cell, meter)
-            best = self.best()
-            say(f"best student by validation: {best.name}")
+            best = student or self.best()
+            say(f"{'student' if student else 'best student by validation'}: {best.name}")
             for cell in self.protocol_cells(best):
-                self._do(cell, meter)
+                if cell.protocol != GRID or not student:
+                    self._do(cell, meter)
         return best
 
     def result(self, cell: Cell) -> dict[str, Any]:
         """What was measured of a network."""
         found: dict[str, Any] = json.loads(self._path(cell).read_text(encoding="utf-8"))
         return found
+
+    def classes(self, cell: Cell, places: Sequence[int]) -> NDArray[np.uint8]:
+        """What a network that is done calls every pixel of some images, uint8 (N, 256, 256), places in `CLASSES`."""
+        if cell.int8:
+            predict = self._quantised(cell)
+        else:
+            model = self._new_teacher(pretrained=False) if cell.row is None else self._new_student()
+            model.load_state_dict(torch.load(self._path(cell).with_suffix(".pt"), weights_only=True)["model"])
+            predict = functools.partial(self._logits, model.eval())
+        return np.concatenate([found for _, found in self._classes(predict, places)])
+
+    def sets(self, place: int) -> NDArray[np.uint8]:
+        """What an image's mask says, uint8 (256, 256): the set of classes that each pixel may be."""
+        return self._held[1][place]
 
     def parameters(self) -> tuple[int, int]:
         """Weights of teacher and student."""
@@ -221,13 +250,14 @@ class Study:
 
     def _key(self, cell: Cell) -> str:
         recipe = self.recipe
-        parts = [recipe.seed, recipe.side, list(recipe.class_weights), self._data_key, cell.fold.train, cell.fold.val]
+        parts = [recipe.seed, recipe.side, list(recipe.class_weights), recipe.augment, self._data_key]
+        parts += [cell.fold.train, cell.fold.val]
         if cell.row is None:
-            return digest("segment-teacher", 1, *parts, recipe.teacher, cell.weak)
+            return digest("segment-teacher", 2, *parts, recipe.teacher, cell.weak)
         parts += [recipe.student, cell.row.model_dump()]
         if cell.row.pathway != "alone":
             parts += [recipe.teacher]
-        return digest("segment-student", 1, *parts, *([recipe.quantise, "int8"] if cell.int8 else []))
+        return digest("segment-student", 2, *parts, *([recipe.quantise, "int8"] if cell.int8 else []))
 
     def _path(self, cell: Cell) -> Path:
         name = f"{cell.protocol}-{cell.fold.name}-{cell.name}".replace("/", "-").replace(" ", "-")
@@ -305,7 +335,7 @@ class Study:
 
     def _samples(self, fold: Fold, budget: Budget, *, weak: bool) -> MaskSet:
         changes: dict[str, Any] = {"side": self.recipe.side, "epoch_length": budget.images, "source_weights": {}}
-        settings = AugmentSettings(**changes, **(WEAK if weak else {}))
+        settings = self.recipe.augment.model_copy(update={**changes, **(WEAK if weak else {})})
         return MaskSet(self.pack, [self.pack.records[i] for i in fold.train], settings, self.recipe.seed)
 
     def _lesson(self, fold: Fold) -> _Lesson:
@@ -394,10 +424,11 @@ class Study:
     # --- measuring ---
 
     def _validation_loss(self, model: nn.Module, fold: Fold) -> float:
+        """Soft Dice: a cross-entropy would punish being sure, and choose networks that have hardly learnt."""
         images, sets = (array[list(fold.val)] for array in self._held)
         side = self.recipe.side
         small = np.stack([cv2.resize(one, (side, side), interpolation=cv2.INTER_NEAREST) for one in sets])
-        return float(PartialLabels(self.recipe.class_weights)(self._logits(model, images), torch.from_numpy(small)))
+        return float(PartialDice((FOLDS, GLOTTIS))(self._logits(model, images), torch.from_numpy(small)))
 
     def _logits(self, model: nn.Module, images: NDArray[np.uint8]) -> Tensor:
         """Float32 logits on the CPU; half precision only where the network was trained in it."""
@@ -410,13 +441,10 @@ class Study:
 
     def _measure(self, predict: Predict, places: Sequence[int]) -> list[dict[str, Any]]:
         """Each image's measures per class, at the packed size."""
-        images, sets = self._held
+        sets = self._held[1]
         found = []
-        for start in range(0, len(places), _BATCH):
-            batch = list(places[start : start + _BATCH])
-            size = sets.shape[1:]
-            logits = functional.interpolate(predict(images[batch]), size=size, mode="bilinear", align_corners=False)
-            for i, answer in zip(batch, logits.argmax(dim=1).numpy(), strict=True):
+        for batch, answers in self._classes(predict, places):
+            for i, answer in zip(batch, answers, strict=True):
                 record = self.pack.records[i]
                 classes: dict[str, dict[str, float]] = {}
                 for number, name in enumerate(CLASSES):
@@ -432,6 +460,15 @@ class Study:
                         classes[name] |= measure(seen, truth, known)
                 found.append({"image": record.path, "group": record.group, "source": record.source, "classes": classes})
         return found
+
+    def _classes(self, predict: Predict, places: Sequence[int]) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
+        """Batches of images with the class of each pixel, at the packed size."""
+        images, sets = self._held
+        for start in range(0, len(places), _BATCH):
+            batch = list(places[start : start + _BATCH])
+            logits = predict(images[batch])
+            full = functional.interpolate(logits, size=sets.shape[1:], mode="bilinear", align_corners=False)
+            yield batch, full.argmax(dim=1).byte().numpy()
 
     def _to(self, tensor: Tensor) -> Tensor:
         if tensor.ndim == 4:  # noqa: PLR2004

@@ -42,7 +42,8 @@ def test_the_whole_study_and_its_second_run(tmp_path: Path, capsys: Any) -> None
     assert set(found["protocols"]) == {"random_frames"}
     assert found["folds"] == {"done": 2, "of": 2}
     for rows_of in found["protocols"].values():
-        assert [row["name"] for row in rows_of] == ["teacher", found["best"], f"{found['best']} INT8"]
+        assert [row["name"] for row in rows_of][1:] == [found["best"], f"{found['best']} INT8"]
+        assert rows_of[0]["name"] == f"teacher-{found['best'].rpartition('-')[2]}"
     text = table.read_text(encoding="utf-8")
     assert all(f"| {name} |" in text for name in rows)
     assert "random frames (leaks)" in text
@@ -60,6 +61,12 @@ def test_the_whole_study_and_its_second_run(tmp_path: Path, capsys: Any) -> None
     again = json.loads(alone.read_text(encoding="utf-8"))
     assert again["test"] == first["test"]
     assert {path for path in networks if path.stat().st_mtime_ns != before[path]} == {alone}
+
+
+def test_an_unknown_student_is_named(tmp_path: Path, capsys: Any) -> None:
+    command = ["segment", "segmentation", "--data", str(tmp_path), "--out", str(tmp_path), "--student", "best"]
+    assert main(command) == 2
+    assert "the grid has no taught student 'best': give one of logits-mse-usual, " in capsys.readouterr().err
 
 
 def test_without_images_it_says_what_to_do(tmp_path: Path, capsys: Any) -> None:
