@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Load = Callable[[argparse.Namespace], Config]
 
-_NEXT = "the daemon takes it at its next start: systemctl restart foldsight-edge"
+_NEXT = "the daemon takes it up at its next start, or now: systemctl reload foldsight-edge"
 
 
 def add_actions(actions: Any, add_config: Callable[[argparse.ArgumentParser], None], load: Load) -> None:
