@@ -51,12 +51,12 @@ class _Sink:
         self.bytes += len(payload)
         return True
 
-    def picture(self, topic: str, payload: bytes, *, content_type: str, user: list[tuple[str, str]]) -> bool:
+    def picture(self, messages: list[tuple[str, bytes, list[tuple[str, str]]]], *, content_type: str) -> bool:
         """Count a picture, and acknowledge it at once, as the quickest of phones: then all that may come do."""
-        del topic, content_type
-        self.bytes += len(payload)
+        del content_type
+        self.bytes += sum(len(payload) for _, payload, _ in messages)
         if self.preview is not None:
-            self.preview.seen(json.dumps({"seq": int(dict(user)["seq"])}).encode())
+            self.preview.seen(json.dumps({"seq": int(dict(messages[0][2])["seq"])}).encode())
         return True
 
     def event(self, payload: bytes) -> None:

@@ -19,7 +19,7 @@ from edge.config import Preview as Settings
 from edge.daemon import Daemon
 from edge.frames import Frame, now_ns
 from edge.mqtt import Link
-from edge.preview import Encoder, Pace, Preview
+from edge.preview import Encoder, Pace, Preview, messages
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +40,8 @@ class Paper:
         self.free, self.waiting = threading.Event(), threading.Event()
         self.free.set()
 
-    def picture(self, topic: str, payload: bytes, *, content_type: str, user: list[tuple[str, str]]) -> bool:
+    def picture(self, messages: list[tuple[str, bytes, list[tuple[str, str]]]], *, content_type: str) -> bool:
+        topic, payload, user = messages[0]
         assert (topic, content_type, dict(user)["session"]) == ("preview", "image/jpeg", "7")
         self.waiting.set()
         self.free.wait(10)
@@ -170,6 +171,18 @@ def test_the_newest_frame_wins_and_nothing_waits() -> None:
     assert not preview._thread.is_alive()
 
 
+@given(st.binary(min_size=1, max_size=40_000))
+@settings(max_examples=30, deadline=None)
+def test_the_pieces_are_the_picture_and_each_fits_into_what_a_browser_gets_at_once(picture: bytes) -> None:
+    (topic, whole, _), *pieces = messages(picture, seq=2**53, session=2**31)
+    assert (topic, whole) == ("preview", picture)
+    assert b"".join(payload for _, payload, _ in pieces) == picture
+    assert [dict(user)["part"] for _, _, user in pieces] == [str(i) for i in range(len(pieces))]
+    for topic, payload, user in pieces:
+        properties = sum(5 + len(name) + len(value) for name, value in user) + len("image/jpeg") + 8
+        assert len(f"foldsight/v1/{'x' * 48}/{topic}") + len(payload) + properties + 16 < 4096
+
+
 @pytest.mark.parametrize("word", [b"", b"[", b"[]", b"{}", b'{"seq": "x"}', b'{"seq": null}', b"\xff", b"[" * 10_000])
 def test_whatever_a_phone_says_is_borne(word: bytes) -> None:
     Preview(Settings(enabled=True), session=7, outlet=Paper()).seen(word)
@@ -208,13 +221,13 @@ def test_a_picture_goes_only_while_nothing_else_waits(broker: Broker) -> None:
     link = Link(
         Mqtt(port=broker.port), device="a", session=1, will=b"{}", hello=list, command=lambda name, payload: b"{}"
     )
-    assert not link.picture("preview", b"x", content_type="image/jpeg", user=[])
+    assert not link.picture([("preview", b"x", [])], content_type="image/jpeg")
     link.start()
     try:
         until(lambda: link.connected)
         until(lambda: link._sent == link._gone)
         broker.pause()
-        taken = [link.picture("preview", bytes(200_000), content_type="image/jpeg", user=[]) for _ in range(60)]
+        taken = [link.picture([("preview", bytes(200_000), [])], content_type="image/jpeg") for _ in range(60)]
         assert not taken[-1]
         assert link.live("detection", b"{}")  # there is still room for a result
     finally:

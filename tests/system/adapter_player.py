@@ -14,7 +14,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from edge.capture.phantom import Phantom
-from edge.preview import Encoder
+from edge.preview import Encoder, messages
 
 if TYPE_CHECKING:
     import paho.mqtt.client as paho
@@ -206,11 +206,12 @@ class Device:
         self.last_sent = time.time()
 
     def preview(self, seq: int, jpeg: bytes) -> None:
-        properties = Properties(PacketTypes.PUBLISH)
-        properties.ContentType = "image/jpeg"
-        properties.MessageExpiryInterval = 1
-        properties.UserProperty = [("seq", str(seq)), ("session", str(self.session))]
-        self._client.publish(f"{self.topic}/preview", jpeg, properties=properties)
+        for topic, payload, user in messages(jpeg, seq=seq, session=self.session):
+            properties = Properties(PacketTypes.PUBLISH)
+            properties.ContentType = "image/jpeg"
+            properties.MessageExpiryInterval = 1
+            properties.UserProperty = user
+            self._client.publish(f"{self.topic}/{topic}", payload, properties=properties)
 
     def health(self, **more: Any) -> None:
         """What the daemon says every five seconds, as far as the page looks at it."""

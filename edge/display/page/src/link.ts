@@ -1,6 +1,7 @@
 // The way to the broker: MQTT 5 over WebSocket. Reports what comes and whether it stands; judges nothing.
 
 import mqtt, { type MqttClient } from "mqtt";
+import { Pieces } from "./pieces";
 import type { LinkState } from "./state";
 
 /** A dead connection is noticed within one and a half of these; results go stale long before. */
@@ -63,6 +64,7 @@ export class Link {
     });
     this.client = client;
     let refused = false;
+    const pieces = new Pieces();
     client.on("connect", () => {
       refused = false;
       this.subscribe(client);
@@ -84,11 +86,10 @@ export class Link {
         this.listener.answer(Number(packet.properties?.correlationData?.toString() ?? Number.NaN));
         return;
       }
-      if (topic === `${this.topic}/preview`) {
-        const user = packet.properties?.userProperties;
-        const [session, seq] = [Number(user?.["session"]), Number(user?.["seq"])];
+      if (topic === `${this.topic}/preview-part`) {
         // A stored picture is never of now.
-        if (!packet.retain && Number.isSafeInteger(session) && Number.isSafeInteger(seq)) this.listener.preview(session, seq, payload);
+        const whole = packet.retain ? null : pieces.add(packet.properties?.userProperties ?? {}, payload);
+        if (whole !== null) this.listener.preview(whole.session, whole.seq, whole.jpeg);
         return;
       }
       let parsed: unknown;
@@ -137,7 +138,8 @@ export class Link {
       [`${this.topic}/state`]: { ...options, qos: 0 as const },
       [`${this.topic}/detection`]: { ...options, qos: 0 as const },
       [`${this.topic}/health`]: { ...options, qos: 0 as const },
-      [`${this.topic}/preview`]: { ...options, qos: 0 as const },
+      // In pieces, as the broker is slow to pass anything larger than 4 kB on to a browser.
+      [`${this.topic}/preview-part`]: { ...options, qos: 0 as const },
       [this.replies]: { ...options, qos: 0 as const },
     };
     // Before the request, since retained messages may come before its answer.

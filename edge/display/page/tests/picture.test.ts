@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { readInfo } from "../src/config";
 import { type Health, HEALTH_HOLDS_MS, readHealth, troubles } from "../src/health";
+import { Pieces } from "../src/pieces";
 import { readInvitation } from "../src/pairing";
 import { fit, place, readRegions } from "../src/regions";
 import { answered, ask, NO_ROUND_TRIP, type RoundTrip, roundTripMs } from "../src/roundtrip";
@@ -136,5 +137,20 @@ test("settings that name no device or no broker are refused", () => {
   assert.deepEqual(readInfo(good), { device: "pi-1", name: "Theatre 3", topic: TOPIC, url: "wss://pi.local:8884/", pairing: true, staleAfterMs: 1000 });
   for (const bad of [{ device: "a/b" }, { device: "#" }, { device: 3 }, { mqtt: {} }, { mqtt: { url: "http://a" } }]) {
     assert.throws(() => readInfo({ ...good, ...bad }));
+  }
+});
+
+test("a picture is put together from its pieces, and one of which a piece was lost never is", () => {
+  const pieces = new Pieces();
+  const add = (seq: number, part: unknown, parts: unknown, byte: number) => pieces.add({ session: "5", seq: String(seq), part, parts }, Uint8Array.of(byte));
+  assert.equal(add(1, "0", "3", 10), null);
+  assert.equal(add(1, "1", "3", 11), null);
+  assert.deepEqual(add(1, "2", "3", 12), { session: 5, seq: 1, jpeg: Uint8Array.of(10, 11, 12) });
+  assert.equal(add(2, "0", "2", 20), null);
+  assert.equal(add(3, "1", "2", 31), null);
+  assert.equal(add(2, "1", "2", 21), null);
+  assert.deepEqual(add(4, "0", "1", 40)?.jpeg, Uint8Array.of(40));
+  for (const [part, parts] of [["0", "0"], ["1", "1"], ["-1", "2"], ["0", "1000000"], ["x", "2"], [undefined, "1"], ["0.5", "1"]]) {
+    assert.equal(add(5, part, parts, 50), null);
   }
 });
