@@ -19,6 +19,7 @@ _BINDINGS: Final[dict[str, dict[str, Any]]] = {
     "event": {"qos": 1, "retain": False},
     "health": {"qos": 0, "retain": False},
     "preview": {"qos": 0, "retain": False, "messageExpiryInterval": 1},
+    "preview-part": {"qos": 0, "retain": False, "messageExpiryInterval": 1},
 }
 _COMMANDS: Final = {
     "ping": "Asks for an answer, to measure the way there and back.",
@@ -37,6 +38,12 @@ def asyncapi() -> dict[str, Any]:
         "contentType": "image/jpeg",
         "summary": "A small picture of the frame with the same number. Off unless configured.",
         "description": "MQTT 5 user properties: seq and session, as strings.",
+        "payload": {"type": "string", "format": "binary"},
+    }
+    messages["preview-part"] = {
+        "contentType": "image/jpeg",
+        "summary": "The same picture in pieces of less than 4 kB, which the broker passes on to a browser at once.",
+        "description": "MQTT 5 user properties: seq, session, part (from 0) and parts (how many), as strings.",
         "payload": {"type": "string", "format": "binary"},
     }
     messages["command"] = {
