@@ -11,7 +11,7 @@ from edge import config as settings
 from edge import keys
 from edge.bundle import Bundle, sign_bundle
 from edge.errors import BundleError, FoldsightError
-from edge.store import Store
+from edge.store import BY_HAND, Store
 
 if TYPE_CHECKING:
     import argparse
@@ -97,7 +97,7 @@ def _install(arguments: argparse.Namespace, config: Config) -> int:
 
 
 def _rollback(arguments: argparse.Namespace, config: Config) -> int:
-    state = Store(config.effective_state_dir).roll_back("by hand")
+    state = Store(config.effective_state_dir).roll_back(BY_HAND)
     if arguments.json:
         print(json.dumps(state.model_dump()))
     else:

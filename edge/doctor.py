@@ -105,8 +105,8 @@ def _model(config: Config) -> Check:
         text += "; signed by a trusted key"
     elif config.model.bundle is None and state.current is None:
         text += "; it ships with the software"
-    if state.given_up is not None and state.given_up.entry != state.current:
-        gone = state.given_up
+    gone = state.given_up
+    if gone is not None and gone.entry != state.current and gone.reason != store.BY_HAND:
         return Check("model", "warning", text, f"{gone.entry} was given up ({gone.reason}): install a better one")
     if not config.model.trusted_keys and (config.model.bundle is not None or state.current is not None):
         return Check("model", "warning", f"{text}; its signature is not checked", "name keys in model.trusted_keys")

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POINTER = "installed.json"
+BY_HAND = "by hand"
 _LOCK = ".lock"
 
 
@@ -82,7 +83,7 @@ class Installed(_Part):
         current: the bundle in use; None: the one that ships.
         previous: the one that passed its trial before; None: the one that ships.
         starts: None once `current` has passed its trial; before, how many starts with it have not ended well.
-        given_up: the last bundle that was taken back.
+        given_up: the last bundle that was taken back, until another has passed its trial.
     """
 
     schema_version: Literal[1] = 1
@@ -292,7 +293,7 @@ class Trial:
         if self._since_s is None or now_s - self._since_s < self._needs_s:
             return False
         self.over = True
-        return self._tell(self._state.model_copy(update={"starts": None}))
+        return self._tell(self._state.model_copy(update={"starts": None, "given_up": None}))
 
     def ended_well(self) -> None:
         """The daemon was stopped, or its camera was at fault: this start says nothing against the bundle."""

@@ -170,6 +170,35 @@ def test_a_bundle_whose_signature_nobody_checks(adapter: Settings, root: Path) -
     assert "its signature is not checked" in check.text
 
 
+def test_a_bundle_that_was_given_up_is_told_until_a_better_one_works(adapter: Settings, root: Path) -> None:
+    from edge.store import Store, begin  # noqa: PLC0415
+
+    settings = adapter(**AWAY)
+    shelf = Store(settings.state_dir)
+    entry = shelf.install(settings.model.bundle or Path())
+    assert "on trial, 0 of 3 starts" in seen(installed(settings), root)["model"].text
+    shelf.path(entry).write_bytes(b"rotten")
+    check = seen(installed(settings), root)["model"]
+    assert (check.level, check.advice) == ("failed", "install a good one: foldsight bundle install BUNDLE")
+    assert begin(installed(settings)).given_up
+    check = seen(installed(settings), root)["model"]
+    assert check.level == "warning"
+    assert "was given up" in check.advice
+    shelf.install(settings.model.bundle or Path())
+    trial = begin(installed(settings)).trial
+    assert trial is not None
+    trial.update(0, 1, sound=True)
+    assert trial.update(61, 1000, sound=True)
+    assert "given up" not in seen(installed(settings), root)["model"].advice
+    shelf.roll_back("by hand")
+    assert seen(installed(settings), root)["model"].level == "ok"
+
+
+def installed(config: Config) -> Config:
+    """The same without a bundle of the settings' own."""
+    return config.model_copy(update={"model": config.model.model_copy(update={"bundle": None})})
+
+
 def test_broker_away(adapter: Settings, root: Path) -> None:
     check = seen(adapter(**AWAY), root)["broker"]
     assert (check.level, check.text) == ("failed", "no broker answers at 127.0.0.1:1 (Connection refused)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -219,6 +221,19 @@ def test_a_bundle_that_cannot_be_taken_up_leaves_the_running_one(shelf: Store, t
     assert running.run(2).model == "redness 1.0.0"  # what it was before that proved itself; 1.1.0 never did
     assert models(link)[0]["before"].startswith("redness 1.2.0")
     assert "damaged" in models(link)[0]["detail"]
+
+
+def test_the_model_before_a_reload_is_freed(shelf: Store, tmp_path: Path) -> None:
+    running, link = daemon(shelf)
+    former = weakref.ref(running.analyser.runtime)
+    path = tmp_path / "1.2.0.zip"
+    write_bundle(path, tiny_manifest(version="1.2.0"), FILES)
+    shelf.install(path)
+    threading.Timer(0.3, running.reload).start()
+    assert running.run(2).model == "redness 1.2.0"
+    assert [event["detail"] for event in models(link)] == ["reloaded"]
+    gc.collect()
+    assert former() is None
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:
