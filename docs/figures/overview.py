@@ -42,6 +42,7 @@ def main(target: Path) -> None:
                 "state_dir": folder,
                 "capture": {"source": "phantom", "width": 640, "height": 480, "fps": 15, "seed": 3, "hung_s": 60},
                 "mqtt": {"port": broker.port},
+                "preview": {"enabled": True},
             }
         )
         daemon = Daemon(config)
