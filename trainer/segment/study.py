@@ -146,13 +146,17 @@ class Study:
         return cells
 
     def protocol_cells(self, best: Row) -> list[Cell]:
-        """The best student, its INT8 and its teacher on every protocol's folds; before them the grid's INT8."""
+        """Best student, its INT8, its teacher, and the student alone, on all protocols; first the grid's INT8."""
         alone = next(row for row in self.recipe.grid if row.pathway == "alone")
         cells = [Cell(GRID, fold, row, int8=True) for fold in self.folds(GRID) for row in (alone, best)]
         for protocol in self.recipe.protocols:
             for fold in self.folds(protocol):
                 cells += [Cell(protocol, fold, weak=best.teacher == "weak")]
-                cells += [Cell(protocol, fold, best), Cell(protocol, fold, best, int8=True)]
+                cells += [
+                    Cell(protocol, fold, best),
+                    Cell(protocol, fold, best, int8=True),
+                    Cell(protocol, fold, alone),
+                ]
         return cells
 
     def done(self, cell: Cell) -> bool:
@@ -228,7 +232,8 @@ class Study:
 
     def sets(self, place: int) -> NDArray[np.uint8]:
         """What an image's mask says, uint8 (256, 256): the set of classes that each pixel may be."""
-        return self._held[1][place]
+        found: NDArray[np.uint8] = self._held[1][place]
+        return found
 
     def parameters(self) -> tuple[int, int]:
         """Weights of teacher and student."""

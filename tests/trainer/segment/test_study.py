@@ -42,8 +42,9 @@ def test_the_whole_study_and_its_second_run(tmp_path: Path, capsys: Any) -> None
     assert set(found["protocols"]) == {"random_frames"}
     assert found["folds"] == {"done": 2, "of": 2}
     for rows_of in found["protocols"].values():
-        assert [row["name"] for row in rows_of][1:] == [found["best"], f"{found['best']} INT8"]
-        assert rows_of[0]["name"] == f"teacher-{found['best'].rpartition('-')[2]}"
+        names = [row["name"] for row in rows_of]
+        assert names[1:] == ["alone", found["best"], f"{found['best']} INT8"]
+        assert names[0] == f"teacher-{found['best'].rpartition('-')[2]}"
     text = table.read_text(encoding="utf-8")
     assert all(f"| {name} |" in text for name in rows)
     assert "random frames (leaks)" in text
