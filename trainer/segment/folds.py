@@ -62,7 +62,10 @@ def folds_of(protocol: str, records: Sequence[Record], count: int, seed: int) ->
         raise DataError(f"{protocol} is of the images of {_SEQUENCES}, and there are none: leave the protocol out")
     if protocol == "random_frames":
         order = [chosen[i] for i in np.random.default_rng([seed, 5]).permutation(len(chosen))]
-        a, b = round(_RANDOM[0] * len(order)), round(sum(_RANDOM) * len(order))
+        if len(order) < 3:  # noqa: PLR2004
+            raise DataError(f"{protocol}: {_SEQUENCES} has {len(order)} images, too few to divide; give more")
+        a = min(round(_RANDOM[0] * len(order)), len(order) - 2)
+        b = max(a + 1, round(sum(_RANDOM) * len(order)))
         return [Fold("frames", tuple(sorted(order[:a])), tuple(sorted(order[a:b])), tuple(sorted(order[b:])))]
     patients = protocol == "leave_one_patient_out"
     keys = {i: records[i].group.rpartition("/")[0] if patients else records[i].group for i in chosen}

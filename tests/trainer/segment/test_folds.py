@@ -55,10 +55,19 @@ def test_the_split_by_frame_separates_frames_but_not_sequences() -> None:
     assert {records[i].group for i in fold.train} & {records[i].group for i in fold.test}
 
 
+@given(st.integers(3, 40))
+def test_the_split_by_frame_leaves_no_part_empty(count: int) -> None:
+    (fold,) = folds_of("random_frames", images([count], 0), 3, 1)
+    assert min(len(fold.train), len(fold.val), len(fold.test)) >= 1
+    assert len(fold.train) + len(fold.val) + len(fold.test) == count
+
+
 def test_too_few_groups_are_named() -> None:
     with pytest.raises(DataError, match=r"vocalfolds has 2 groups, too few for 3 folds"):
         folds_of("recordings", images([4, 4], 9), 3, 0)
     with pytest.raises(DataError, match=r"of vocalfolds only one group \(4 images\) is left"):
         folds_of("leave_one_sequence_out", images([4, 4], 9), 3, 0)
+    with pytest.raises(DataError, match="random_frames: vocalfolds has 2 images, too few"):
+        folds_of("random_frames", images([2], 9), 3, 0)
     with pytest.raises(DataError, match="leave_one_patient_out is of the images of vocalfolds"):
         folds_of("leave_one_patient_out", images([], 9), 3, 0)
