@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -21,6 +21,9 @@ RECIPES = Path(__file__).parent / "recipes"
 Positive = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 class _Part(BaseModel):
@@ -258,11 +261,16 @@ def load_recipe(name: str) -> Recipe:
     Raises:
         ConfigError: it cannot be read, is no YAML, or has keys or values that no recipe has; all of them at once.
     """
+    return check_recipe(Recipe, *read_recipe(name))
+
+
+def read_recipe(name: str) -> tuple[object, str]:
+    """The content of a recipe's file, given by its path or as one that ships, and what to call it in an error."""
     path = Path(name)
     if not path.exists() and (RECIPES / f"{name}.yaml").exists():
         path = RECIPES / f"{name}.yaml"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8")), str(path)
     except OSError as error:
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
         raise ConfigError(
@@ -270,13 +278,12 @@ def load_recipe(name: str) -> Recipe:
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
-    return parse_recipe(content, str(path))
 
 
-def parse_recipe(content: object, where: str) -> Recipe:
-    """Check a recipe's content; `where` names it in the error."""
+def check_recipe(kind: type[Kind], content: object, where: str) -> Kind:
+    """Check a recipe's content against its kind; `where` names it in the error."""
     try:
-        return Recipe.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         faults = []
         for fault in error.errors():
@@ -285,8 +292,10 @@ def parse_recipe(content: object, where: str) -> Recipe:
                 faults.append(f"{key} is no setting of a recipe: remove it or correct its name")
             elif fault["type"] == "missing":
                 faults.append(f"{key} is missing: set it")
-            else:
+            elif fault["loc"]:
                 faults.append(f"{key} is {fault['input']!r}, but {fault['msg'].removeprefix('Value error, ')}")
+            else:
+                faults.append(fault["msg"].removeprefix("Value error, "))
         raise ConfigError(f"{where}: " + "; ".join(faults)) from error
 
 

@@ -24,7 +24,7 @@ from trainer.console import Meter, say
 from trainer.data.manifest import Record, data_hash, read_manifest, write_manifest
 from trainer.data.pack import code_hash
 from trainer.evaluate import TITLES
-from trainer.recipe import Recipe, digest, parse_recipe
+from trainer.recipe import Recipe, check_recipe, digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -609,7 +609,7 @@ def recall_run(out: Path, root: Path) -> Run:
     path = out / RECIPE
     if not path.exists():
         raise ConfigError(f"{out} is no run's folder (it holds no {RECIPE}): give one, or a bundle (.zip)")
-    return Run(parse_recipe(json.loads(path.read_text(encoding="utf-8")), str(path)), root, out)
+    return Run(check_recipe(Recipe, json.loads(path.read_text(encoding="utf-8")), str(path)), root, out)
 
 
 @contextmanager

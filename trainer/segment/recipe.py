@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
 from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from edge.errors import ConfigError
 from trainer.data.augment import AugmentSettings
-from trainer.recipe import RECIPES, Positive, QuantiseSettings
+from trainer.recipe import Positive, QuantiseSettings, check_recipe, read_recipe
 
 Protocol = Literal["recordings", "leave_one_sequence_out", "leave_one_patient_out", "random_frames"]
 
@@ -175,20 +172,4 @@ def load_segment_recipe(name: str) -> SegmentRecipe:
     Raises:
         ConfigError: it cannot be read, is no YAML, or has keys or values that no such recipe has; all of them at once.
     """
-    path = Path(name)
-    if not path.exists() and (RECIPES / f"{name}.yaml").exists():
-        path = RECIPES / f"{name}.yaml"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{name}: no recipe there ({error.strerror}); give a YAML file, or segmentation") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
-    try:
-        return SegmentRecipe.model_validate(content)
-    except ValidationError as error:
-        faults = [
-            f"{'.'.join(map(str, fault['loc'])) or 'recipe'}: {fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors()
-        ]
-        raise ConfigError(f"{path}: " + "; ".join(faults)) from error
+    return check_recipe(SegmentRecipe, *read_recipe(name))
