@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
     from numpy.typing import NDArray
 
+    from edge.runtime import Runtime
+
 SCHEMA_VERSION: Literal[1] = 1
 MANIFEST, GOLDEN, CARD, SIGNATURE = "manifest.json", "golden.npz", "MODEL_CARD.md", "signature"
 
@@ -34,6 +36,7 @@ _MAX_MEMBER = 256 << 20  # bytes; a zip bomb is refused before it is unpacked
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # equal content makes an equal zip
 
 Share = Annotated[float, Field(ge=0, le=1)]
+RuntimeName = Literal["onnxruntime", "tensorrt"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -144,6 +147,10 @@ class Artefact(_Part):
     Attributes:
         role: `smaller` is a second, cheaper model of the same labels and input, for when the latency budget cannot be
             kept otherwise. The manifest's decision holds for its logits too: the trainer scales them inside its graph.
+        runtime: what the graph is made for. TensorRT wants another quantisation than the CPU does (symmetric, signed,
+            no quantised bias) and no uint8 arithmetic at the input; a device builds its engine from it
+            (`edge.runtime.tensorrt`), of an FP32 graph one of half precision. Opening a bundle runs ONNX Runtime's.
+        minimum_runtime: the oldest version of that runtime.
         tolerance: largest difference of a calibrated score from the golden output that is still the same answer.
         map_tolerance: the same of a map's probability in any cell; only where the bundle has maps, and then needed.
     """
@@ -152,6 +159,7 @@ class Artefact(_Part):
     format: Literal["onnx"]
     precision: Literal["fp32", "int8"]
     role: Literal["primary", "smaller"] = "primary"
+    runtime: RuntimeName = "onnxruntime"
     file: str
     minimum_runtime: str
     tolerance: Share
@@ -203,8 +211,8 @@ class Manifest(_Part):
         if missing:
             msg = f"files lists no hash for {', '.join(sorted(missing))}"
             raise ValueError(msg)
-        if all(a.role != "primary" for a in self.artefacts):
-            msg = "no artefact is of the role primary"
+        if all(a.role != "primary" or a.runtime != "onnxruntime" for a in self.artefacts):
+            msg = "no artefact is of the role primary for ONNX Runtime, which every device has"
             raise ValueError(msg)
         self._check_maps()
         return self
@@ -254,7 +262,7 @@ class Bundle:
 
         Args:
             path: the zip file.
-            golden: whether to run every artefact on this machine and compare with the golden outputs.
+            golden: whether to run every artefact for ONNX Runtime here, and compare with the golden outputs.
             trusted_keys: where there are any, one of them must have signed the manifest.
 
         Raises:
@@ -278,28 +286,42 @@ class Bundle:
         bundle = cls(manifest, members, hashlib.sha256(raw).hexdigest(), path, signed)
         if golden:
             for artefact in manifest.artefacts:
-                bundle.check_golden(artefact)
+                if artefact.runtime == "onnxruntime":  # an engine is checked once it is built
+                    bundle.check_golden(artefact)
         return bundle
 
-    def artefact(self, precision: str = "auto") -> Artefact:
-        """The primary model's artefact of a precision; `auto` prefers INT8."""
-        found = self._artefacts("primary", precision)
+    def artefact(self, precision: str = "auto", runtime: RuntimeName = "onnxruntime") -> Artefact:
+        """The primary model's artefact of a precision for a runtime; `auto` prefers INT8.
+
+        Raises:
+            BundleError: the bundle has none.
+        """
+        found = self._artefacts("primary", precision, runtime)
         if not found:
-            have = ", ".join(a.precision for a in self._artefacts("primary", "auto"))
-            raise BundleError(f"{self.path} has no {precision} model, only {have}: set model.precision to one of these")
+            have = ", ".join(a.precision for a in self._artefacts("primary", "auto", runtime))
+            wanted = "" if precision == "auto" else f"{precision} "
+            for_whom = "" if runtime == "onnxruntime" else " for TensorRT"
+            advice = (
+                f", only {have}: set model.precision to one of these" if have else ": set model.runtime: onnxruntime"
+            )
+            raise BundleError(f"{self.path} has no {wanted}model{for_whom}{advice}")
         return found[0]
 
     def smaller(self, precision: str = "auto") -> Artefact | None:
         """The smaller model's artefact, of a precision where it has that; None where there is no smaller model."""
         return next(iter([*self._artefacts("smaller", precision), *self._artefacts("smaller", "auto")]), None)
 
-    def _artefacts(self, role: str, precision: str) -> list[Artefact]:
+    def _artefacts(self, role: str, precision: str, runtime: RuntimeName = "onnxruntime") -> list[Artefact]:
         order = {"int8": 0, "fp32": 1} if precision == "auto" else {precision: 0}
-        found = (a for a in self.manifest.artefacts if a.role == role and a.precision in order)
+        found = (a for a in self.manifest.artefacts if a.role == role and a.runtime == runtime and a.precision in order)
         return sorted(found, key=lambda a: order[a.precision])
 
-    def check_golden(self, artefact: Artefact) -> float:
+    def check_golden(self, artefact: Artefact, runtime: Runtime | None = None) -> float:
         """Run an artefact on the golden inputs, and compare its scores and, where it has them, its maps.
+
+        Args:
+            artefact: whose golden outputs.
+            runtime: what runs it; None opens ONNX Runtime, which runs the graphs for TensorRT as well, slowly.
 
         Returns:
             The largest difference of a calibrated score from the recorded one.
@@ -313,7 +335,7 @@ class Bundle:
 
         inputs, expected = self.golden(artefact)
         expected_maps = self.golden_maps(artefact)
-        runtime = open_runtime(self, artefact)
+        runtime = runtime or open_runtime(self, artefact)
         decision, spec = self.manifest.decision, self.manifest.outputs.maps
         scores, maps = [], []
         for image in inputs:

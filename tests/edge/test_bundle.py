@@ -65,6 +65,31 @@ def test_a_smaller_model_is_never_taken_for_the_primary_one(tmp_path: Path) -> N
         write_bundle(tmp_path / "none.zip", tiny_manifest(artefacts=[small]), tiny_files())
 
 
+def test_a_graph_for_tensorrt_is_taken_only_when_asked_for(tmp_path: Path) -> None:
+    cpu = tiny_manifest().artefacts[0]
+    gpu = cpu.model_copy(update={"name": "trt", "runtime": "tensorrt", "precision": "int8", "file": "broken.onnx"})
+    files = {**tiny_files(), "broken.onnx": b"ONNX Runtime could not load this"}
+    write_bundle(tmp_path / "both.zip", tiny_manifest(artefacts=[gpu, cpu]), files)
+    both = Bundle.open(tmp_path / "both.zip")  # and need not
+    assert (both.artefact(), both.artefact("auto", "tensorrt"), both.smaller()) == (cpu, gpu, None)
+    with pytest.raises(BundleError, match="has no int8 model, only fp32: set"):
+        both.artefact("int8")
+    with pytest.raises(BundleError, match="has no fp32 model for TensorRT, only int8"):
+        both.artefact("fp32", "tensorrt")
+    with pytest.raises(ValueError, match="primary for ONNX Runtime, which every device has"):
+        write_bundle(tmp_path / "one.zip", tiny_manifest(artefacts=[gpu]), files)
+    write_bundle(tmp_path / "old.zip", tiny_manifest(), tiny_files())
+    with pytest.raises(BundleError, match="has no model for TensorRT: set"):
+        Bundle.open(tmp_path / "old.zip").artefact("auto", "tensorrt")
+
+
+def test_a_manifest_that_names_no_runtime_means_onnx_runtime(tiny_bundle: Path, tmp_path: Path) -> None:
+    manifest: dict[str, Any] = manifest_of(tiny_bundle)
+    assert manifest["artefacts"][0].pop("runtime") == "onnxruntime"
+    path = rewrite(tiny_bundle, tmp_path / "o.zip", {"manifest.json": json.dumps(manifest).encode()})
+    assert Bundle.open(path).artefact().runtime == "onnxruntime"
+
+
 def test_equal_content_makes_an_equal_file(tiny_bundle: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.zip"
     write_bundle(again, tiny_manifest(), tiny_files())
