@@ -1,4 +1,4 @@
-"""What was measured, for people: tables for the terminal and in Markdown, and the page that shows all of the evidence."""
+"""What was measured, for people: tables for the terminal and in Markdown, and the page that shows all evidence."""
 
 from trainer.report.tables import guard_table, markdown, percent, place_table, remarks, terminal_tables, unseen_table
 
