@@ -39,6 +39,8 @@ class AugmentSettings(BaseModel):
     """Samples in which something is covered by tissue: the folds themselves, or as often anything but them."""
     covered_donors: float = Field(0.4, ge=0, le=1)
     """Fold-free patches that are a larynx whose folds were covered, rather than other tissue."""
+    twins: float = Field(0.0, ge=0, le=1)
+    """Couples of samples that show one picture, blended or covered, once with its folds and once without, in one style."""
     patch_min: float = Field(0.25, gt=0, le=1)
     patch_max: float = Field(0.67, gt=0, le=1)
     """A blended patch's width as a share of the scene's."""

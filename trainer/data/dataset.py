@@ -110,19 +110,24 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int, torch.Tensor]]):
             without any label where the pack has no maps.
         """
         epoch = int(self._epoch[0])
-        label, kind, base = (int(v) for v in self._plan(epoch)[i])
-        rng = np.random.default_rng([self._seed, epoch, i])
-        image, maps = self._make(label, kind, base, rng)
+        label, kind, base, drawn = (int(v) for v in self._plan(epoch)[i])
+        twin = self._is_twin(i)
+        image, maps = self._make(label, kind, base, twin=twin, seeds=[self._seed, epoch, drawn])
         return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), label, base, torch.from_numpy(maps)
 
     def label_of(self, i: int) -> int:
         """The label of sample `i` of the epoch, without making it."""
         return int(self._plan(int(self._epoch[0]))[i][0])
 
+    def _is_twin(self, i: int) -> bool:
+        """Whether sample `i` shows the same picture as its neighbour in the plan."""
+        plan = self._plan(int(self._epoch[0]))
+        return bool(plan[i, 3] != i or (i + 1 < len(plan) and plan[i + 1, 3] == i))
+
     def describe(self, i: int) -> str:
         """In a word or two, what sample `i` is made of, for contact sheets."""
-        _, kind, base = (int(v) for v in self._plan(int(self._epoch[0]))[i])
-        return f"{('plain', 'blend', 'cover')[kind]} {self._pack.records[base].source}"
+        _, kind, base, _ = (int(v) for v in self._plan(int(self._epoch[0]))[i])
+        return f"{('plain', 'blend', 'cover')[kind]}{' twin' * self._is_twin(i)} {self._pack.records[base].source}"
 
     # --- pools ---
 
@@ -181,13 +186,14 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int, torch.Tensor]]):
         return self._pack[self._draw(self._pools[NO_FOLDS], rng)]
 
     def _plan(self, epoch: int) -> np.ndarray[Any, Any]:
-        """(label, kind, record) of every sample of an epoch."""
+        """(label, kind, record, sample whose draws it shares) of every sample of an epoch; twins stand side by side."""
         if self._planned[0] != epoch:
             rng = np.random.default_rng([self._seed, epoch])
             count = self._settings.epoch_length
-            labels = rng.permutation(np.arange(count) % 2)
+            first = np.repeat(rng.integers(0, 2, (count + 1) // 2), 2)[:count]
+            labels = (np.arange(count) + first) % 2
             draws = rng.random(count)
-            plan = np.empty((count, 3), np.int64)
+            plan = np.empty((count, 4), np.int64)
             for i, (label, draw) in enumerate(zip(labels, draws, strict=True)):
                 kind = BLEND if draw < self._settings.blend else PLAIN
                 if self._settings.blend <= draw < self._settings.blend + self._settings.removal and self._coverable:
@@ -197,22 +203,35 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int, torch.Tensor]]):
                     pools = self._coverable
                 elif kind == BLEND and label == FOLDS:
                     pools = self._donors
-                plan[i] = label, kind, self._draw(pools, rng)
+                plan[i] = label, kind, self._draw(pools, rng), i
+            if self._coverable and self._settings.twins > 0:
+                self._pair(plan, rng)
             self._planned = (epoch, plan)
         return self._planned[1]
 
+    def _pair(self, plan: np.ndarray[Any, Any], rng: Rng) -> None:
+        """Turn a share of the couples of a plan into twins: one picture, once with its folds and once without."""
+        composed = self._settings.blend + self._settings.removal
+        blended = self._settings.blend / composed if composed else 0.5
+        for i in range(0, len(plan) - 1, 2):
+            if rng.random() < self._settings.twins:
+                kind = BLEND if rng.random() < blended else COVER
+                plan[i : i + 2, 1:] = kind, self._draw(self._coverable, rng), i
+
     # --- samples ---
 
-    def _make(self, label: int, kind: int, base: int, rng: Rng) -> tuple[Image, Mask]:
+    def _make(self, label: int, kind: int, base: int, *, twin: bool, seeds: list[int]) -> tuple[Image, Mask]:
+        rng, style = np.random.default_rng(seeds), np.random.default_rng([*seeds, 1])
         size = self._frame_size(rng)
         packed = self._pack[base]
         if kind == BLEND:
-            seen = self._blend(packed, label, size, rng)
+            seen = self._blend(packed, label, size, rng, twin=twin)
         elif kind == COVER:
             seen = self._cover(packed, label, size, rng)
         else:
             seen = self._look(packed, label, size, rng)
-        image = degrade(restyle(seen.image, self._tables, self._settings, rng), self._settings, rng)
+        # From draws of its own: twins, whose tissue is drawn apart, are lit, blurred and compressed alike.
+        image = degrade(restyle(seen.image, self._tables, self._settings, style), self._settings, style)
         side = self._settings.side
         out = np.zeros((side, side, 3), np.uint8)
         top, left = (side - size[0]) // 2, (side - size[1]) // 2
@@ -295,10 +314,13 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int, torch.Tensor]]):
         y = float(rng.uniform(0.02, 0.98)) * (size[0] - height)
         return x, y, width, height
 
-    def _blend(self, donor: Packed, label: int, size: tuple[int, int], rng: Rng) -> View:
-        """Blend folds, or something fold-free, into a scene without folds."""
+    def _blend(self, donor: Packed, label: int, size: tuple[int, int], rng: Rng, *, twin: bool = False) -> View:
+        """Blend folds, or something fold-free, into a scene without folds.
+
+        A fold-free twin is the very patch that its sibling blends in, its folds covered.
+        """
         scene = self._scene(size, rng)
-        if label == NO_FOLDS and self._coverable and rng.random() < self._settings.covered_donors:
+        if label == NO_FOLDS and not twin and self._coverable and rng.random() < self._settings.covered_donors:
             # A larynx without its folds, or nothing would tell that it is the folds that count, not the larynx.
             larynx = self._pack[self._draw(self._coverable, rng)]
             rows, columns = larynx.image.shape[:2]
@@ -323,6 +345,9 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int, torch.Tensor]]):
         angle, flip = self._turn(rng)
         patch = view(donor, source, size, angle=angle, flip=flip, target=place, mirrored=False)
         weight = soft_mask(size, place, rng)
+        if label == NO_FOLDS and twin:
+            folds = fold_weight(patch, max(1.5, float(rng.uniform(0.03, 0.1)) * place[2]))
+            return blend(scene, self._hide(patch, folds, folds, size, rng), weight, rng)
         if label == FOLDS and donor.sure and shows_folds(patch, weight) < 0.6:  # noqa: PLR2004
             weight = np.maximum(weight, fold_weight(patch, 0.06 * place[2]))
         return blend(scene, patch, weight, rng)
@@ -339,6 +364,11 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int, torch.Tensor]]):
             focus = base.focus or (0, 0, 0, 0)
             place = self._target(max(0.4, min(2.5, focus[2] / max(1.0, focus[3]))), size, rng)
             weight = soft_mask(size, place, rng) * np.clip(1 - 1.5 * folds, 0, 1)
+        covered = self._hide(base, weight, folds, size, rng)
+        return View(covered.image, covered.classes, base.focus if label == FOLDS else None, covered.maps)
+
+    def _hide(self, base: View, weight: Mask, folds: Mask, size: tuple[int, int], rng: Rng) -> View:
+        """Lay tissue over a place of a view: its own, a foreign one's, or at last a mere continuation."""
         tissue = own_tissue(base, weight, folds, rng) if rng.random() < 0.6 else None  # noqa: PLR2004
         for _ in range(_TISSUES if tissue is None else 0):
             other = self._look(self._draw_negative(rng), NO_FOLDS, size, rng)
@@ -346,8 +376,7 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int, torch.Tensor]]):
             if float(weight[other.classes == VOID].sum()) < 0.002 * float(weight.sum()):
                 tissue = View(other.image, unknown_like(other.image), None)
                 break
-        covered = fill_in(base, weight, rng) if tissue is None else blend(base, tissue, weight, rng)
-        return View(covered.image, covered.classes, base.focus if label == FOLDS else None, covered.maps)
+        return fill_in(base, weight, rng) if tissue is None else blend(base, tissue, weight, rng)
 
 
 def _kept(box: Rect, rect: Rect) -> float:

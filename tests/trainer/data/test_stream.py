@@ -208,7 +208,7 @@ def test_labels_are_balanced_and_sources_follow_their_weights(pack: Pack, record
     )
     plan = TrainSet(pack, train, settings, 0)._plan(0)
     assert (plan[:, 0] == FOLDS).sum() == 1500
-    sources = Counter(pack.records[i].source for label, _, i in plan if label == NO_FOLDS)
+    sources = Counter(pack.records[i].source for label, _, i, _ in plan if label == NO_FOLDS)
     assert sources["phantom"] == 0
     assert sources["kvasir-seg"] / sources["vocalfolds"] == pytest.approx(3, rel=0.3)
 
@@ -229,7 +229,7 @@ def test_a_positive_keeps_its_folds_and_a_negative_has_none(train_set: TrainSet)
     """Masks travel with the pixels through crops, blends and covers: what they say in the end is the label."""
     wrong = 0
     for i in range(len(train_set)):
-        label, kind, base = (int(v) for v in train_set._plan(0)[i])
+        label, kind, base, _ = (int(v) for v in train_set._plan(0)[i])
         rng = np.random.default_rng([7, 0, i])
         packed = train_set._pack[base]
         make = (train_set._look, train_set._blend, train_set._cover)[kind]
@@ -240,6 +240,20 @@ def test_a_positive_keeps_its_folds_and_a_negative_has_none(train_set: TrainSet)
         elif packed.sure:
             wrong += folds < 12
     assert wrong == 0
+
+
+def test_twins_show_one_picture_once_with_its_folds(train_set: TrainSet) -> None:
+    settings = train_set._settings.model_copy(update={"epoch_length": 60, "twins": 1.0})
+    twins = TrainSet(train_set._pack, [train_set._pack.records[i] for i in _used(train_set)], settings, 3)
+    alike = 0
+    for i in range(0, 60, 2):
+        (first, one, base, _), (second, other, same, _) = twins[i], twins[i + 1]
+        assert {one, other} == {0, 1}
+        assert base == same
+        assert "twin" in twins.describe(i)
+        assert not torch.equal(first, second)
+        alike += float((first.int() - second.int()).abs().amax(0).lt(24).float().mean()) > 0.4
+    assert alike > 20  # the rest is covered at another place, too
 
 
 def test_empty_labels_and_foreign_records_are_refused(pack: Pack, records: list[Record]) -> None:
