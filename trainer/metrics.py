@@ -1,4 +1,7 @@
-"""Figures of two-class answers, with intervals by groups: frames of one recording are no independent proof."""
+"""Figures of answers to two classes, many, or several at once, with intervals by groups.
+
+Frames of one recording are no independent proof: intervals draw whole groups.
+"""
 
 from __future__ import annotations
 
@@ -98,6 +101,93 @@ def weighted_auc(
         return np.asarray((finding * (below + other / 2)).sum(1) / (finding.sum(1) * other.sum(1)))
 
 
+def many_class_figures(
+    truth: NDArray[np.int64], scores: NDArray[np.float64], weights: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """Figures of labels that exclude each other, for many weightings of the same images at once.
+
+    Args:
+        truth: (N,), the true label's place.
+        scores: (N, C), of which the highest is the answer.
+        weights: (R, N), how often each image counts.
+
+    Returns:
+        `accuracy`, `balanced_accuracy` (mean recall of the classes that are there), `macro_f1` (mean over the classes
+        that are there or said) and `macro_auc` (mean of each class against the rest), each (R,); by class `recall`,
+        `precision`, `f1` and `auc`, each (R, C). NaN where there is nothing to measure.
+    """
+    classes = np.arange(scores.shape[1])
+    said = scores.argmax(1)[:, None] == classes
+    true = truth[:, None] == classes
+    found = _by_label(true, said, scores, weights)
+    recall = found["recall"]
+    return {
+        "accuracy": weights @ (said & true).any(1).astype(np.float64) / weights.sum(1),
+        "balanced_accuracy": _mean_over_labels(recall),
+        "macro_f1": _mean_over_labels(found["f1"]),
+        "macro_auc": _mean_over_labels(found["auc"]),
+        **{name: found[name] for name in ("recall", "precision", "f1", "auc")},
+    }
+
+
+def multi_label_figures(
+    truth: NDArray[np.bool_], scores: NDArray[np.float64], weights: NDArray[np.float64], threshold: float = 0.5
+) -> dict[str, NDArray[np.float64]]:
+    """Figures of labels of which an image may have several or none, for many weightings at once.
+
+    Args:
+        truth: (N, L), which labels an image has.
+        scores: (N, L), each label's own probability.
+        weights: (R, N), how often each image counts.
+        threshold: score from which on a label is said.
+
+    Returns:
+        `exact` (share of images with all labels right), `micro_f1`, `macro_f1`, `macro_auc`, `balanced_accuracy` (the
+        mean of the labels'), each (R,); by label `recall`, `specificity`, `precision`, `f1`, `auc`, each (R, L). NaN
+        where there is nothing to measure.
+    """
+    said = scores >= threshold
+    found = _by_label(truth, said, scores, weights)
+    hit, wrong, missed = found["hit"].sum(1), found["wrong"].sum(1), found["missed"].sum(1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        micro = 2 * hit / (2 * hit + wrong + missed)
+    both = (found["recall"] + found["specificity"]) / 2
+    return {
+        "exact": weights @ (said == truth).all(1).astype(np.float64) / weights.sum(1),
+        "micro_f1": micro,
+        "macro_f1": _mean_over_labels(found["f1"]),
+        "macro_auc": _mean_over_labels(found["auc"]),
+        "balanced_accuracy": _mean_over_labels(both),
+        **{name: found[name] for name in ("recall", "specificity", "precision", "f1", "auc")},
+    }
+
+
+def _by_label(
+    truth: NDArray[np.bool_], said: NDArray[np.bool_], scores: NDArray[np.float64], weights: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """Each label by itself, against all that is not it: (R, L) each."""
+    hit, wrong, missed, spared = (
+        weights @ (first & second).astype(np.float64)
+        for first, second in ((truth, said), (~truth, said), (truth, ~said), (~truth, ~said))
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {
+            "hit": hit, "wrong": wrong, "missed": missed,
+            "recall": hit / (hit + missed),
+            "specificity": spared / (spared + wrong),
+            "precision": hit / (hit + wrong),
+            "f1": 2 * hit / (2 * hit + wrong + missed),
+            "auc": np.stack([weighted_auc(truth[:, k], scores[:, k], weights) for k in range(truth.shape[1])], axis=1),
+        }  # fmt: skip
+
+
+def _mean_over_labels(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the last axis of what is known; NaN where nothing is."""
+    known = ~np.isnan(values)
+    count = known.sum(-1)
+    return np.where(count > 0, np.where(known, values, 0).sum(-1) / np.maximum(count, 1), np.nan)
+
+
 def group_weights(groups: NDArray[np.str_], sources: NDArray[np.str_], repeats: int, seed: int) -> NDArray[np.float64]:
     """Bootstrap weights (repeats, N) that draw whole groups with replacement, within each source (Efron 1979).
 
@@ -124,7 +214,7 @@ def with_intervals(
     """
     values = figures(truth, scores, np.ones((1, len(truth))))
     resampled = figures(truth, scores, weights) if len(set(groups.tolist())) > 1 else None
-    return {name: _figure(float(values[name][0]), None if resampled is None else resampled[name]) for name in NAMES}
+    return {name: interval(float(values[name][0]), None if resampled is None else resampled[name]) for name in NAMES}
 
 
 def paired_difference(
@@ -140,7 +230,7 @@ def paired_difference(
     resampled = None
     if len(set(groups.tolist())) > 1:
         resampled = _less(figures(truth, first, weights), figures(truth, second, weights))
-    return {name: _figure(float(value[name][0]), None if resampled is None else resampled[name]) for name in NAMES}
+    return {name: interval(float(value[name][0]), None if resampled is None else resampled[name]) for name in NAMES}
 
 
 def _less(
@@ -149,7 +239,8 @@ def _less(
     return {name: first[name] - second[name] for name in first}
 
 
-def _figure(value: float, resampled: NDArray[np.float64] | None) -> Figure:
+def interval(value: float, resampled: NDArray[np.float64] | None) -> Figure:
+    """A figure with its 95 % percentile interval from its resamples (R,); none where there are no resamples."""
     if np.isnan(value):
         return Figure(None)
     known = resampled[~np.isnan(resampled)] if resampled is not None else np.empty(0)

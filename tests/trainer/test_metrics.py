@@ -12,7 +12,9 @@ metrics = pytest.importorskip("sklearn.metrics")
 from trainer.metrics import (  # noqa: E402  after the check for scikit-learn
     figures,
     group_weights,
+    many_class_figures,
     mean_over_sources,
+    multi_label_figures,
     paired_difference,
     weighted_auc,
     with_intervals,
@@ -107,3 +109,43 @@ def test_a_small_source_counts_as_much_as_a_large_one() -> None:
     scores = np.r_[np.ones(100), np.zeros(10)]
     sources = np.r_[np.full(100, "large"), np.full(10, "small")]
     assert mean_over_sources(truth, scores, sources) == {"score": 0.5, "large": 1.0, "small": 0.0}
+
+
+def test_many_classes_are_the_librarys() -> None:
+    rng = np.random.default_rng(8)
+    truth = rng.choice(5, 400, p=(0.5, 0.2, 0.2, 0.1, 0.0))  # of the last class there is none
+    scores = rng.dirichlet(np.ones(5), 400)
+    scores[np.arange(400), truth] += 0.3 * rng.random(400)
+    weights = rng.integers(0, 3, (3, 400)).astype(float)
+    found = many_class_figures(truth, scores, weights)
+    said = scores.argmax(1)
+    for r, weight in enumerate(weights):
+        w: Any = {"sample_weight": weight}
+        assert found["accuracy"][r] == pytest.approx(metrics.accuracy_score(truth, said, **w))
+        assert found["macro_f1"][r] == pytest.approx(metrics.f1_score(truth, said, average="macro", **w))
+        recall = metrics.recall_score(truth, said, labels=range(4), average=None, **w)
+        assert found["recall"][r, :4] == pytest.approx(recall)
+        assert found["balanced_accuracy"][r] == pytest.approx(recall.mean())
+        areas = [metrics.roc_auc_score(truth == k, scores[:, k], **w) for k in range(4)]
+        assert found["auc"][r, :4] == pytest.approx(areas)
+        assert found["macro_auc"][r] == pytest.approx(np.mean(areas))
+        assert np.isnan(found["auc"][r, 4])
+        assert np.isnan(found["recall"][r, 4])
+
+
+def test_several_labels_at_once_are_the_librarys() -> None:
+    rng = np.random.default_rng(9)
+    truth = rng.random((300, 4)) < (0.5, 0.2, 0.05, 0.3)
+    scores = np.clip(0.35 + 0.3 * truth + rng.normal(0, 0.2, (300, 4)), 0, 1)
+    weights = rng.integers(0, 3, (2, 300)).astype(float)
+    found = multi_label_figures(truth, scores, weights)
+    said = scores >= 0.5
+    for r, weight in enumerate(weights):
+        w: Any = {"sample_weight": weight}
+        assert found["exact"][r] == pytest.approx(metrics.accuracy_score(truth, said, **w))
+        assert found["macro_f1"][r] == pytest.approx(metrics.f1_score(truth, said, average="macro", **w))
+        assert found["micro_f1"][r] == pytest.approx(metrics.f1_score(truth, said, average="micro", **w))
+        assert found["macro_auc"][r] == pytest.approx(metrics.roc_auc_score(truth, scores, average="macro", **w))
+        assert found["precision"][r] == pytest.approx(metrics.precision_score(truth, said, average=None, **w))
+        each = [metrics.balanced_accuracy_score(truth[:, k], said[:, k], **w) for k in range(4)]
+        assert found["balanced_accuracy"][r] == pytest.approx(np.mean(each))
