@@ -6,6 +6,7 @@ torch and timm are imported by the commands that need them: `--help` answers at 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -261,6 +262,8 @@ def _segment(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from trainer.evaluate import evaluate_split, run_model  # noqa: PLC0415
     from trainer.inputs import prepare_inputs  # noqa: PLC0415
+    from trainer.ledger import note_reading  # noqa: PLC0415
+    from trainer.recipe import digest  # noqa: PLC0415
     from trainer.report import markdown  # noqa: PLC0415
 
     splits = [split.strip() for split in arguments.split.split(",") if split.strip()]
@@ -278,6 +281,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             records = [record for record in subject.records if record.split == split]
             if not records:
                 raise ConfigError(f"{arguments.data}: no image is in the {split} split; choose others with --split")
+            if split == "test" and arguments.target.is_dir():
+                models = digest(*(hashlib.sha256(model).hexdigest() for model in subject.models.values()))
+                note_reading(arguments.target, "evaluate", models, len(records))
             inputs = prepare_inputs(records, arguments.data, subject.spec, Path(folder) / split, subject.judging.labels)
             count = len(subject.judging.labels)
             answers = {name: run_model(model, inputs, title=f"{name} on {split}", labels=count).logits
@@ -360,10 +366,10 @@ def _print_report(report: dict[str, Any], labels: Sequence[str], finding: str) -
 
 
 def _unseen(arguments: argparse.Namespace) -> int:
-    from trainer.evaluate import TITLES  # noqa: PLC0415
+    from trainer.evaluate import TITLES, Judging  # noqa: PLC0415
     from trainer.recipe import load_recipe  # noqa: PLC0415
-    from trainer.stages import Machine  # noqa: PLC0415
-    from trainer.unseen import Held, leave_out, over_seeds  # noqa: PLC0415
+    from trainer.stages import Machine, Run  # noqa: PLC0415
+    from trainer.unseen import Held, leave_out, measure  # noqa: PLC0415
 
     recipe = load_recipe(arguments.recipe)
     sources, rows, seeds = (
@@ -377,10 +383,15 @@ def _unseen(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--rows {arguments.rows} --sources {arguments.sources}: rows are of {', '.join(TITLES)}")
     out = arguments.out or Path("runs") / f"{recipe.name}-unseen"
     machine = Machine(arguments.threads, arguments.workers)
-    report: dict[str, Any] = {}
-    for source in sources:
-        runs = [leave_out(recipe, arguments.data, out, machine, Held(source, int(seed)), rows) for seed in seeds]
-        report[source] = {"seeds": dict(zip(seeds, runs, strict=True)), "over_seeds": over_seeds(runs)}
+    answers = {
+        source: {
+            seed: leave_out(recipe, arguments.data, out, machine, Held(source, int(seed)), rows) for seed in seeds
+        }
+        for source in sources
+    }
+    whole = Run(recipe, arguments.data, out / "whole", machine)
+    report = measure(answers, Judging(recipe.labels, recipe.finding), recipe.decide, repeats=recipe.evaluate.repeats,
+                     spared={record.name() for record in whole.records if record.split == "test"})  # fmt: skip
     if arguments.json:
         print(json.dumps(report))
     else:

@@ -9,6 +9,7 @@ import numpy as np
 
 from edge.decision import calibrate, judge
 from edge.runtime import OnnxRuntime
+from trainer.answers import SplitAnswers
 from trainer.console import Meter
 from trainer.metrics import NAMES, figures, group_weights, paired_difference, with_intervals
 
@@ -90,6 +91,17 @@ def run_model(
     return Answers(logits, found)
 
 
+def kept_answers(logits: NDArray[np.float32], inputs: Inputs) -> SplitAnswers:
+    """Answers as they are kept, with what the images are."""
+    ids = np.array([record.name() for record in inputs.records])
+    return SplitAnswers(logits, inputs.labels, ids, inputs.groups, inputs.sources)
+
+
+def answers_file(row: str, split: str) -> str:
+    """Name of the file with a row's answers in an evaluation's folder."""
+    return f"answers-{row}-{split}.npz"
+
+
 def finding_scores(logits: NDArray[np.float32], judging: Judging, temperature: float = 1.0) -> NDArray[np.float64]:
     """Calibrated score of the finding (N,) by edge's own calibration."""
     rows = [calibrate(row, temperature, exclusive=True)[judging.index] for row in logits]
@@ -97,13 +109,18 @@ def finding_scores(logits: NDArray[np.float32], judging: Judging, temperature: f
 
 
 def evaluate_split(
-    answers: Mapping[str, NDArray[np.float32]], inputs: Inputs, judging: Judging, *, repeats: int, seed: int
+    answers: Mapping[str, NDArray[np.float32]],
+    inputs: Inputs | SplitAnswers,
+    judging: Judging,
+    *,
+    repeats: int,
+    seed: int,
 ) -> dict[str, Any]:
     """Figures of several models on one split, side by side.
 
     Args:
         answers: logits (N, C) by row name, a key of `TITLES`.
-        inputs: the split.
+        inputs: the split, or answers to it; with an operating point it must be the split.
         judging: how they are read.
         repeats: of the bootstrap.
         seed: of the bootstrap; all rows share its resamples.

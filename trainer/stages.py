@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-    from edge.bundle import MapSpec
+    from edge.bundle import DecisionSpec, MapSpec
     from trainer.data.pack import Pack
     from trainer.evaluate import Answers, Judging
     from trainer.inputs import Inputs
@@ -404,8 +404,9 @@ class Run:
             The report; it lies in the stage's folder as JSON and Markdown too.
         """
         from edge.bundle import DecisionSpec  # noqa: PLC0415
-        from trainer.evaluate import Judging, evaluate_split, run_model  # noqa: PLC0415
+        from trainer.evaluate import Judging, answers_file, evaluate_split, kept_answers, run_model  # noqa: PLC0415
         from trainer.export import choose_decision  # noqa: PLC0415
+        from trainer.ledger import note_reading  # noqa: PLC0415
         from trainer.maps import map_figures, map_truth  # noqa: PLC0415
         from trainer.onnx_export import MAPS  # noqa: PLC0415
         from trainer.report import markdown  # noqa: PLC0415
@@ -424,22 +425,31 @@ class Run:
 
             val = self.inputs("val")
             first = ask("int8", "val")
-            decision = choose_decision(first.logits, val, plain, recipe.decide)
+            known = choose_decision(first.logits, val, plain, recipe.decide)
+            decision, elsewhere = self._unseen(known)
             judging = Judging(recipe.labels, recipe.finding, decision)
-            report: dict[str, Any] = {"decision": decision.model_dump(), "splits": {}}
+            report: dict[str, Any] = {"decision": decision.model_dump(), "splits": {}, **elsewhere}
             spec = self._choose_maps(first, judging)
             if spec is not None:
                 report["maps"] = spec.model_dump()
             if "smaller" in models:
                 second = ask("smaller", "val")
                 own = choose_decision(second.logits, val, plain, recipe.decide)
+                # As much surer or less sure on what is known as the primary one is: the manifest has one temperature.
+                own = decision.model_copy(
+                    update={"temperature": own.temperature * decision.temperature / known.temperature}
+                )
                 own_maps = self._choose_maps(second, Judging(recipe.labels, recipe.finding, own))
                 report["smaller"] = {"temperature": own.temperature,
                                      "map_temperature": None if own_maps is None else own_maps.temperature}  # fmt: skip
             for split in recipe.evaluate.splits:
                 inputs = self.inputs(split)
                 say(f"reading the {split} split: {len(inputs.labels)} images")
+                if split == "test":
+                    note_reading(self.out, "evaluation of the run", self.evaluate_key, len(inputs.labels))
                 answers = {row: ask(row, split) for row in models}
+                for row, answer in answers.items():
+                    kept_answers(answer.logits, inputs).save(folder / answers_file(row, split))
                 part = report["splits"][split] = evaluate_split(
                     {row: answer.logits for row, answer in answers.items()},
                     inputs, judging, repeats=recipe.evaluate.repeats, seed=recipe.seed,
@@ -455,6 +465,28 @@ class Run:
         self._once("evaluate", folder, work)
         report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         return report
+
+    def _unseen(self, known: DecisionSpec) -> tuple[DecisionSpec, dict[str, Any]]:
+        """The operating point over sources left out of training, and what is to be told of them; else the known one."""
+        settings = self.recipe.unseen
+        if settings is None:
+            return known, {}
+        from trainer.evaluate import Judging  # noqa: PLC0415
+        from trainer.unseen import Held, leave_out, measure, operating_point  # noqa: PLC0415
+
+        recipe, rows = self.recipe, ("teacher", "int8")
+        answers = {
+            source: {
+                str(seed): leave_out(recipe, self.root, self.out / "unseen", self.machine, Held(source, seed), rows)
+                for seed in settings.seeds
+            }
+            for source in settings.sources
+        }
+        judging = Judging(recipe.labels, recipe.finding)
+        spared = {record.name() for record in self.split("test")}
+        shipped = [found["int8"] for seeds in answers.values() for found in seeds.values()]
+        report = measure(answers, judging, recipe.decide, repeats=recipe.evaluate.repeats, spared=spared)
+        return operating_point(shipped, judging, recipe.decide, spared), {"unseen": report}
 
     def _choose_maps(self, answers: Answers, judging: Judging) -> MapSpec | None:
         """How the device reads the maps, from the validation split; None without maps."""
@@ -476,6 +508,7 @@ class Run:
             keys += [self.distil_key("no_map")] if self.recipe.maps.compare else []
         if self.recipe.smaller is not None:
             keys.append(self.quantise_key("smaller"))
+        keys += [self.recipe.unseen.model_dump_json()] if self.recipe.unseen is not None else []
         return digest("evaluate", 2, *keys, self.recipe.decide, self.recipe.evaluate)
 
     def bundle(self) -> Path:
