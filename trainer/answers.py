@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from edge.errors import ConfigError, FoldsightError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -87,6 +88,15 @@ class SplitAnswers:
         if self.labels.ndim > 1 and self.labels.shape != self.logits.shape:
             return "its labels and logits differ in shape"
         return None
+
+    def kept(self, chosen: NDArray[np.bool_]) -> SplitAnswers:
+        """The answers to some of the images, (N,)."""
+        return SplitAnswers(*(getattr(self, name)[chosen] for name in _ARRAYS))
+
+
+def join(parts: Sequence[SplitAnswers]) -> SplitAnswers:
+    """Answers to several sets of images, or of several models, one after the other."""
+    return SplitAnswers(*(np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS))
 
 
 class _Part(BaseModel):

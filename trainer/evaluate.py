@@ -11,6 +11,7 @@ from edge.decision import calibrate, judge
 from edge.runtime import OnnxRuntime
 from trainer.answers import SplitAnswers
 from trainer.console import Meter
+from trainer.inputs import Inputs
 from trainer.metrics import NAMES, figures, group_weights, paired_difference, with_intervals
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge.bundle import DecisionSpec
-    from trainer.inputs import Inputs
 
 TITLES = {
     "teacher": "teacher",
@@ -148,7 +148,7 @@ def evaluate_split(
         report["int8_minus_fp32"] = less("int8", wide)
         same = (scores["int8"] >= 0.5) == (scores[wide] >= 0.5)  # noqa: PLR2004  the more likely label
         report["agreement"] = float(same.mean())
-    if judging.decision and "int8" in answers:
+    if judging.decision and "int8" in answers and isinstance(inputs, Inputs):
         report["operating"] = _operating(answers["int8"], inputs, judging, judging.decision)
     return report
 

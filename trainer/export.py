@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from edge.bundle import InputSpec, MapSpec
     from trainer.evaluate import Judging
+    from trainer.answers import SplitAnswers
     from trainer.inputs import Inputs
     from trainer.recipe import DecideSettings, Recipe
 
@@ -73,7 +74,7 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64], weig
 
 
 def choose_decision(
-    logits: NDArray[np.float32], inputs: Inputs, judging: Judging, settings: DecideSettings
+    logits: NDArray[np.float32], inputs: Inputs | SplitAnswers, judging: Judging, settings: DecideSettings
 ) -> DecisionSpec:
     """Temperature, threshold and uncertain band from the validation split of the model that ships.
 
@@ -83,14 +84,15 @@ def choose_decision(
 
     Args:
         logits: (N, C) of the INT8 model on the device's runtime.
-        inputs: the validation split.
+        inputs: the validation split, or answers whose labels and sources count.
         judging: how logits are read.
         settings: what is wanted.
     """
-    weights = cell_weights(inputs.labels, inputs.sources)
-    temperature = fit_temperature(logits, inputs.labels, weights)
+    labels = np.asarray(inputs.labels, np.int64)
+    weights = cell_weights(labels, inputs.sources)
+    temperature = fit_temperature(logits, labels, weights)
     scores = finding_scores(logits, judging, temperature)
-    truth = inputs.labels == judging.index
+    truth = labels == judging.index
     grid = np.arange(0.2, 0.8001, 0.01)
     right = [float((weights * ((scores >= at) == truth)).sum()) for at in grid]
     best = max(right)

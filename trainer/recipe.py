@@ -166,8 +166,31 @@ class MapSettings(_Part):
     compare: bool = True
 
 
+Rung = Literal["static", "percentile", "entropy", "bias", "equalise", "float", "aware"]
+
+
+class GateSettings(_Part):
+    """How far INT8 may be from FP32 on the validation split, both through the device's runtime.
+
+    Attributes:
+        accuracy: largest difference of the accuracy; its interval over groups includes 0 or lies within this.
+        agreement: least share of images on which both give the same label.
+        ece: largest growth of the calibration error, each at its own temperature.
+        flips: largest share of images that change sides at the operating threshold.
+        signal_db: least signal-to-noise ratio of a layer, in decibels.
+        dice: largest loss of a map label's Dice.
+    """
+
+    accuracy: Share = 0.003
+    agreement: Share = 0.995
+    ece: Share = 0.01
+    flips: Share = 0.005
+    signal_db: float = 6.0
+    dice: Share = 0.01
+
+
 class QuantiseSettings(_Part):
-    """Static INT8.
+    """INT8, and what is done when plain static quantisation loses something.
 
     Attributes:
         method: how the activations' ranges are found.
@@ -175,12 +198,28 @@ class QuantiseSettings(_Part):
         percentile: of the `percentile` method.
         reduce_range: seven bits for the weights. An x86 processor without VNNI adds products of eight bits in sixteen,
             with saturation, and would answer otherwise than an Arm does; with seven bits nothing can saturate.
+        activations: unsigned ones are faster wherever it was measured (docs/quantisation.md).
+        ladder: what is tried, in this order, until the gate passes: `static` as `method` says; the other two methods;
+            `bias` correction; `equalise` layers; the layers with the worst signal in `float`; quantisation-`aware`
+            training under the student's teacher.
+        gate: what INT8 must keep.
+        float_layers: most layers that may stay in float.
+        aware: how the last rung trains, from the weights that are there.
     """
 
     method: Literal["minmax", "percentile", "entropy"] = "minmax"
     images: int = Field(default=512, ge=8)
     percentile: float = Field(default=99.999, gt=50, le=100)
     reduce_range: bool = False
+    activations: Literal["unsigned", "signed"] = "unsigned"
+    ladder: list[Rung] = Field(
+        default=["static", "percentile", "entropy", "bias", "equalise", "float", "aware"], min_length=1
+    )
+    gate: GateSettings = GateSettings()
+    float_layers: int = Field(default=4, ge=1)
+    aware: TrainSettings = TrainSettings(
+        epochs=2, epoch_images=4096, batch=32, learning_rate=2e-4, weight_decay=0.0, ema=0.99, precision="32-true"
+    )
 
 
 class DecideSettings(_Part):
@@ -201,8 +240,17 @@ class DecideSettings(_Part):
     expire_s: Positive = 1.0
 
 
+ArtefactKind = Literal["int8", "fp32", "tensorrt-int8", "tensorrt-fp32"]
+
+
 class BundleSettings(_Part):
-    """What the bundle's manifest and card say about it."""
+    """What the bundle holds, and what its manifest and card say about it.
+
+    Attributes:
+        max_bytes: a larger bundle is refused.
+        artefacts: forms of the model, the primary one first: for ONNX Runtime, or from which TensorRT builds its engine
+            (INT8 as it wants it; FP32, of which it makes half precision).
+    """
 
     name: str
     version: str
@@ -210,6 +258,23 @@ class BundleSettings(_Part):
     research_only: bool
     attributions: list[str] = []
     max_bytes: int = Field(default=1_500_000, ge=1)
+    artefacts: list[ArtefactKind] = Field(default=["int8"], min_length=1)
+
+
+class UnseenSettings(_Part):
+    """Sources that are left out of training in turn; what models then say of them decides the operating point.
+
+    Attributes:
+        sources: what is left out; `A+B` are left out together.
+        seeds: of each such run.
+        teacher_epochs: of these runs' teachers, where that is fewer.
+        student_epochs: of their students, likewise.
+    """
+
+    sources: list[str] = Field(min_length=2)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1)
+    teacher_epochs: int = Field(default=4, ge=1)
+    student_epochs: int = Field(default=6, ge=1)
 
 
 class EvaluateSettings(_Part):
@@ -238,6 +303,7 @@ class Recipe(_Part):
     maps: MapSettings | None = None
     quantise: QuantiseSettings = QuantiseSettings()
     decide: DecideSettings = DecideSettings()
+    unseen: UnseenSettings | None = None
     evaluate: EvaluateSettings = EvaluateSettings()
     bundle: BundleSettings
 

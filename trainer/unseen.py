@@ -6,21 +6,25 @@ none that shares a group with one, takes part in training, validation or calibra
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trainer.evaluate import Judging, evaluate_split, finding_scores, run_model
+from trainer.answers import SplitAnswers, join
+from trainer.evaluate import answers_file, evaluate_split, finding_scores, kept_answers, run_model
 from trainer.export import choose_decision
 from trainer.inputs import Inputs
 from trainer.stages import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from trainer.recipe import Recipe
+    from edge.bundle import DecisionSpec
+    from trainer.evaluate import Judging
+    from trainer.recipe import DecideSettings, Recipe
     from trainer.stages import Machine
 
 FIGURES = ("recall_other", "recall_finding", "balanced_accuracy", "auc")
@@ -50,20 +54,28 @@ class Held:
 
 
 def without(recipe: Recipe, held: Held) -> Recipe:
-    """The recipe of the run that never sees the source."""
-    return recipe.model_copy(
-        update={
-            "name": f"{recipe.name}-{held.folder}",
-            "seed": held.seed,
-            "data": recipe.data.model_copy(update={"hold_out": held.sources}),
-        }
-    )
+    """The recipe of the run that never sees the source; it has no map and no smaller student."""
+    update: dict[str, Any] = {
+        "name": f"{recipe.name}-{held.folder}",
+        "seed": held.seed,
+        "data": recipe.data.model_copy(update={"hold_out": held.sources}),
+        "maps": None,
+        "smaller": None,
+        "unseen": None,
+    }
+    if recipe.unseen is not None:
+        shorter = {"teacher": recipe.unseen.teacher_epochs, "student": recipe.unseen.student_epochs}
+        for network, epochs in shorter.items():
+            chosen = getattr(recipe, network)
+            train = chosen.train.model_copy(update={"epochs": min(epochs, chosen.train.epochs)})
+            update[network] = chosen.model_copy(update={"train": train})
+    return recipe.model_copy(update=update)
 
 
 def leave_out(
     recipe: Recipe, root: Path, out: Path, machine: Machine, held: Held, rows: Sequence[str]
-) -> dict[str, Any]:
-    """Train without a source and measure every row on all of its images; what is trained already is not trained again.
+) -> dict[str, SplitAnswers]:
+    """Train without a source and ask every row about all of its images; what is there already is not done again.
 
     Args:
         recipe: the whole recipe.
@@ -74,32 +86,95 @@ def leave_out(
         rows: of `trainer.evaluate.TITLES`.
 
     Returns:
-        For JSON, by row: figures with intervals over the source's groups, and `confident`, the share of its images
-        without the finding whose score reaches the upper end of the uncertain band fitted on the other sources.
+        The answers by row; they lie in the run's folder too.
     """
     run = Run(without(recipe, held), root, out / held.folder, machine)
     run.remember()
-    judging = Judging(recipe.labels, recipe.finding)
-    labels = len(recipe.labels)
-    models = run.models(rows)
-    val, unseen = run.inputs("val"), only(run.inputs("test"), held.sources)
-    answers = {row: run_model(model, unseen, title=f"{row} on {held.source}", labels=labels).logits
-               for row, model in models.items()}  # fmt: skip
-    report = evaluate_split(answers, unseen, judging, repeats=recipe.evaluate.repeats, seed=held.seed)
-    found: dict[str, Any] = {}
-    for row, model in models.items():
-        decision = choose_decision(
-            run_model(model, val, title=f"{row} on the other sources", labels=labels).logits, val, judging,
-            recipe.decide,
-        )  # fmt: skip
-        scores = finding_scores(answers[row], judging, decision.temperature)
-        other = unseen.labels != judging.index
-        overall = report["rows"][row]["overall"]
-        found[row] = {
-            **{name: overall[name] for name in FIGURES},
-            "confident": float((scores[other] >= decision.high).mean()) if other.any() else None,
-        }
-    return {"images": report["images"], "groups": report["groups"], "rows": found}
+    found = {}
+    for row in rows:
+        models = run.models((row,))
+        path = run.out / f"{answers_file(row, 'unseen')}"
+        key = hashlib.sha256(models[row]).hexdigest()
+        note = path.with_suffix(".sha256")
+        if not path.exists() or not note.exists() or note.read_text(encoding="ascii").strip() != key:
+            unseen = only(run.inputs("test"), held.sources)
+            answer = run_model(models[row], unseen, title=f"{row} on {held.source}", labels=len(recipe.labels))
+            kept_answers(answer.logits, unseen).save(path)
+            note.write_text(key + "\n", encoding="ascii")
+        found[row] = SplitAnswers.load(path)
+    return found
+
+
+def operating_point(
+    answers: Iterable[SplitAnswers], judging: Judging, settings: DecideSettings, spared: Collection[str] = ()
+) -> DecisionSpec:
+    """Temperature, threshold and uncertain band over sources that the models which were asked had never seen.
+
+    Args:
+        answers: of one row to each source that was left out, and each seed.
+        judging: how logits are read.
+        settings: what is wanted.
+        spared: ids of images that may not be looked at, such as the test split's.
+    """
+    barred = set(spared)
+    pooled = join([a.kept(np.array([i not in barred for i in a.ids.tolist()], bool)) for a in answers])
+    return choose_decision(pooled.logits, pooled, judging, settings)
+
+
+def measure(
+    answers: Mapping[str, Mapping[str, Mapping[str, SplitAnswers]]],
+    judging: Judging,
+    settings: DecideSettings,
+    *,
+    repeats: int,
+    spared: Collection[str] = (),
+) -> dict[str, Any]:
+    """What models say of sources that they have never seen.
+
+    Each source is judged twice: where both labels are equally likely (`balanced_accuracy`), and at the operating point
+    that the other sources' models have on what those had never seen (`across`, `confident`).
+
+    Args:
+        answers: by source that was left out, seed and row.
+        judging: how logits are read.
+        settings: of the operating point.
+        repeats: of the bootstrap over groups.
+        spared: ids of images that no operating point may look at.
+
+    Returns:
+        For JSON, by source: `seeds`, each with the number of `images` and `groups` and the figures by row, with
+        intervals over groups; and `over_seeds`.
+    """
+    report: dict[str, Any] = {}
+    for source, seeds in answers.items():
+        found = {}
+        for seed, rows in seeds.items():
+            asked = next(iter(rows.values()))
+            whole = evaluate_split({row: a.logits for row, a in rows.items()}, asked, judging,
+                                   repeats=repeats, seed=int(seed))["rows"]  # fmt: skip
+            figures = {}
+            for row, answer in rows.items():
+                others = [a[row] for name, runs in answers.items() if name != source for a in runs.values() if row in a]
+                figures[row] = {name: whole[row]["overall"][name] for name in FIGURES}
+                figures[row] |= _at(operating_point(others, judging, settings, spared) if others else None,
+                                    answer, judging)  # fmt: skip
+            found[seed] = {"images": len(asked.ids), "groups": len(set(asked.groups.tolist())), "rows": figures}
+        report[source] = {"seeds": found, "over_seeds": over_seeds(list(found.values()))}
+    return report
+
+
+def _at(decision: DecisionSpec | None, answer: SplitAnswers, judging: Judging) -> dict[str, float | None]:
+    """Mean recall of the labels there are, and the share of the others confidently called the finding."""
+    if decision is None:
+        return {"across": None, "confident": None}
+    scores = finding_scores(answer.logits, judging, decision.temperature)
+    truth = answer.labels == judging.index
+    right = (scores >= decision.threshold) == truth
+    recalls = [float(right[part].mean()) for part in (truth, ~truth) if part.any()]
+    return {
+        "across": float(np.mean(recalls)),
+        "confident": float((scores[~truth] >= decision.high).mean()) if (~truth).any() else None,
+    }
 
 
 def only(inputs: Inputs, sources: Sequence[str]) -> Inputs:
@@ -113,7 +188,7 @@ def over_seeds(reports: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict
     found: dict[str, dict[str, dict[str, float | None]]] = {}
     for row in reports[0]["rows"]:
         found[row] = {}
-        for name in (*FIGURES, "confident"):
+        for name in (*FIGURES, "across", "confident"):
             entries = [report["rows"][row][name] for report in reports]
             values = [e["value"] if isinstance(e, dict) else e for e in entries]
             known = [v for v in values if v is not None]

@@ -101,7 +101,14 @@ def unseen_table(report: Mapping[str, Any]) -> Table:
     table = Table(title="sources left out of training, %", title_justify="left", title_style="bold")
     for title in ("source", "images / groups", "model"):
         table.add_column(title, no_wrap=True)
-    for title in ("recall other", "recall finding", "balanced accuracy", "AUC", "other confidently\nthe finding"):
+    for title in (
+        "recall other",
+        "recall finding",
+        "balanced accuracy",
+        "AUC",
+        "at the others'\noperating point",
+        "other confidently\nthe finding",
+    ):
         table.add_column(title, justify="right")
     for source, found in report.items():
         one = next(iter(found["seeds"].values()))
