@@ -40,7 +40,7 @@ class AugmentSettings(BaseModel):
     covered_donors: float = Field(0.4, ge=0, le=1)
     """Fold-free patches that are a larynx whose folds were covered, rather than other tissue."""
     twins: float = Field(0.0, ge=0, le=1)
-    """Couples of samples that show one picture, blended or covered, once with its folds and once without, in one style."""
+    """Couples of samples that show one composed picture, once with its folds and once without, in one style."""
     patch_min: float = Field(0.25, gt=0, le=1)
     patch_max: float = Field(0.67, gt=0, le=1)
     """A blended patch's width as a share of the scene's."""
@@ -55,7 +55,11 @@ class AugmentSettings(BaseModel):
     overlay: float = Field(0.15, ge=0, le=1)
     glare: float = Field(0.2, ge=0, le=1)
     fog: float = Field(0.08, ge=0, le=1)
+    smoke: float = Field(0.0, ge=0, le=1)
+    blood: float = Field(0.0, ge=0, le=1)
+    mucus: float = Field(0.0, ge=0, le=1)
     motion: float = Field(0.1, ge=0, le=1)
+    interlace: float = Field(0.0, ge=0, le=1)
     fall_off: float = Field(0.4, ge=0, le=1)
     sharpness: float = Field(0.6, ge=0, le=1)
     noise: float = Field(0.4, ge=0, le=1)
@@ -218,6 +222,87 @@ def fog(image: Image, rng: Rng) -> Image:
     return np.asarray(np.clip(soft + (veil - soft) * field[..., None], 0, 255).astype(np.uint8))
 
 
+def smoke(image: Image, rng: Rng) -> Image:
+    """Plume of a laser: grey wisps that drift over the picture, thickest on one side."""
+    height, width = image.shape[:2]
+    wisps = 0.5 + 0.5 * (0.7 * smooth_noise((height, width), 4, rng) + 0.5 * smooth_noise((height, width), 9, rng))
+    angle = rng.uniform(0, 2 * np.pi)
+    x, y = np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32)
+    side = 0.6 + 0.4 * (np.float32(np.cos(angle)) * x[None] + np.float32(np.sin(angle)) * y[:, None])
+    share = np.clip(wisps * side, 0, 1) * np.float32(rng.uniform(0.3, 0.8))
+    return _towards(image, share, np.full(3, rng.uniform(120, 220)))
+
+
+def blood(image: Image, rng: Rng) -> Image:
+    """Blood on the tissue: dark red, wet, in a pool or in streaks, through which the relief still shows."""
+    return _liquid(image, rng, np.array([rng.uniform(90, 170), rng.uniform(8, 35), rng.uniform(5, 30)]), (0.5, 0.9))
+
+
+def mucus(image: Image, rng: Rng) -> Image:
+    """Strands and films of mucus: pale, yellowish to white, half transparent, with a gleam along them."""
+    light = rng.uniform(170, 245)
+    return _liquid(image, rng, np.array([light, light * 0.98, light * rng.uniform(0.75, 1.0)]), (0.2, 0.55))
+
+
+def _liquid(image: Image, rng: Rng, colour: Mask, cover: tuple[float, float]) -> Image:
+    height, width = image.shape[:2]
+    where = np.zeros((height, width), np.float32)
+    for _ in range(int(rng.integers(1, 4))):
+        if rng.random() < 0.5:  # noqa: PLR2004
+            where = np.maximum(where, _strand((height, width), rng))
+        else:
+            relief = smooth_noise((height, width), 4, rng) + 0.35 * smooth_noise((height, width), 13, rng)
+            pool = np.clip(5 * (relief - rng.uniform(-0.2, 0.3)), 0, 1)
+            where = np.maximum(where, pool * _soft_round((height, width), rng))
+    ragged = np.clip(where * (1 + 0.5 * smooth_noise((height, width), 16, rng)), 0, 1)
+    # Light on it follows the picture's own light, or it would lie there as a sticker.
+    relief = cv2.GaussianBlur(image.max(axis=2), (0, 0), 2).astype(np.float32) / max(1.0, float(image.max()))
+    tint = colour[None, None] * (0.35 + 0.65 * relief[..., None])
+    share = ragged * np.float32(rng.uniform(*cover))
+    out = image.astype(np.float32) * (1 - share[..., None]) + tint.astype(np.float32) * share[..., None]
+    edge = np.abs(cv2.Sobel(ragged, cv2.CV_32F, 1, 0)) * relief
+    return np.asarray(np.clip(out + (60 * np.clip(edge - 0.4, 0, 1))[..., None], 0, 255).astype(np.uint8))
+
+
+def _strand(shape: tuple[int, int], rng: Rng) -> Mask:
+    """A curved thread that is now thick, now thin, float32 (H, W) in 0..1."""
+    height, width = shape
+    t = np.linspace(0, 1, 60)
+    ends = rng.uniform(-0.1, 1.1, (4, 2)) * (width, height)
+    bend = np.stack(((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3), 1)  # a cubic Bezier curve
+    points = bend @ ends
+    thick = width / 160 * rng.uniform(0.6, 2.5) * (1 + 0.8 * np.sin(rng.uniform(5, 25) * t + rng.uniform(0, 6)))
+    out = np.zeros(shape, np.uint8)
+    for (x, y), radius in zip(points, thick, strict=True):
+        cv2.circle(out, (round(x * 16), round(y * 16)), max(8, round(radius * 16)), 255, -1, cv2.LINE_AA, 4)
+    return np.asarray(cv2.GaussianBlur(out, (0, 0), 0.8).astype(np.float32) / 255)
+
+
+def _soft_round(shape: tuple[int, int], rng: Rng) -> Mask:
+    """A soft round spot at a drawn place, float32 (H, W) in 0..1."""
+    height, width = shape
+    x = np.arange(width, dtype=np.float32) / width - np.float32(rng.uniform(0, 1))
+    y = np.arange(height, dtype=np.float32) / height - np.float32(rng.uniform(0, 1))
+    reach = np.float32(rng.uniform(0.2, 0.5))
+    return np.asarray(np.clip(2 * (1 - (x[None] ** 2 + y[:, None] ** 2) / reach**2), 0, 1))
+
+
+def _towards(image: Image, share: Mask, colour: Mask) -> Image:
+    wide = image.astype(np.float32)
+    return np.asarray((wide + (colour.astype(np.float32) - wide) * share[..., None]).astype(np.uint8))
+
+
+def interlace(image: Image, rng: Rng) -> Image:
+    """Two fields of a moving scene woven into one frame: every other line comes from where things were before."""
+    out: Image = image.copy()
+    dx, dy = int(rng.integers(-5, 6)), int(rng.integers(-2, 3))
+    moved = cv2.warpAffine(
+        image, np.array([[1, 0, dx or 2], [0, 1, dy]], np.float32), image.shape[1::-1], borderMode=cv2.BORDER_REPLICATE
+    )
+    out[1::2] = moved[1::2]
+    return out
+
+
 def motion_blur(image: Image, rng: Rng) -> Image:
     """A straight smear of 3 to 9 pixels in a drawn direction."""
     size = int(rng.integers(1, 5)) * 2 + 1
@@ -366,9 +451,13 @@ def degrade(image: Image, settings: AugmentSettings, rng: Rng) -> Image:
     if not is_grey(image):
         image = jitter_saturation(image, rng, settings.strength)
     steps = (
+        (settings.blood, blood),
+        (settings.mucus, mucus),
         (settings.glare, glare_spots),
+        (settings.smoke, smoke),
         (settings.fog, fog),
         (settings.motion, motion_blur),
+        (settings.interlace, interlace),
         (settings.sharpness, match_sharpness),
         (settings.aperture, put_aperture),
         (settings.overlay, put_overlay),
@@ -376,6 +465,6 @@ def degrade(image: Image, settings: AugmentSettings, rng: Rng) -> Image:
         (settings.jpeg, jpeg),
     )
     for share, step in steps:
-        if rng.random() < share:
+        if share and rng.random() < share:
             image = step(image, rng)
     return image
