@@ -96,28 +96,49 @@ def place_table(found: Mapping[str, Mapping[str, Any]], what: str) -> Table:
     return table
 
 
+_UNSEEN = {
+    "recall_other": "recall other",
+    "recall_finding": "recall finding",
+    "balanced_accuracy": "balanced accuracy",
+    "auc": "AUC",
+    "across": "at the others' operating point",
+    "confident": "other confidently the finding",
+}
+"""Figures of `trainer.unseen.measure`, and their titles."""
+
+
 def unseen_table(report: Mapping[str, Any]) -> Table:
     """What models say of sources that they have never seen (`trainer.unseen`), mean and deviation over seeds."""
     table = Table(title="sources left out of training, %", title_justify="left", title_style="bold")
     for title in ("source", "images / groups", "model"):
         table.add_column(title, no_wrap=True)
-    for title in (
-        "recall other",
-        "recall finding",
-        "balanced accuracy",
-        "AUC",
-        "at the others'\noperating point",
-        "other confidently\nthe finding",
-    ):
+    for title in _UNSEEN.values():
         table.add_column(title, justify="right")
-    for source, found in report.items():
-        one = next(iter(found["seeds"].values()))
-        for place, (row, figures) in enumerate(found["over_seeds"].items()):
-            cells = [_over_seeds(figure, one["rows"][row][name]) for name, figure in figures.items()]
-            head = (source, f"{one['images']} / {one['groups']}") if place == 0 else ("", "")
-            table.add_row(*head, TITLES.get(row, row), *cells)
+    for rows in _unseen_rows(report).values():
+        for row in rows:
+            table.add_row(*row)
         table.add_section()
     return table
+
+
+def unseen_markdown(report: Mapping[str, Any]) -> str:
+    """The same in Markdown."""
+    lines = ["| source left out | images / groups | model | " + " | ".join(_UNSEEN.values()) + " |"]
+    lines += ["| --- | ---: | --- |" + " ---: |" * len(_UNSEEN)]
+    lines += ["| " + " | ".join(row) + " |" for rows in _unseen_rows(report).values() for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _unseen_rows(report: Mapping[str, Any]) -> dict[str, list[list[str]]]:
+    found: dict[str, list[list[str]]] = {}
+    for source, part in report.items():
+        one = next(iter(part["seeds"].values()))
+        found[source] = []
+        for place, (row, figures) in enumerate(part["over_seeds"].items()):
+            cells = [_over_seeds(figures[name], one["rows"][row][name]) for name in _UNSEEN]
+            head = [source, f"{one['images']} / {one['groups']}"] if place == 0 else ["", ""]
+            found[source].append([*head, TITLES.get(row, row), *cells])
+    return found
 
 
 def _over_seeds(figure: Mapping[str, float | None], only: Any) -> str:
@@ -166,6 +187,8 @@ def markdown(report: Mapping[str, Any], judging: Judging) -> str:
                 count = f"{entry['images']} / {entry['groups']}"
                 lines.append(f"| {source} | {count} | {TITLES.get(row, row)} | " + " | ".join(cells) + " |")
         lines.append("")
+    if "unseen" in report:
+        lines += ["### Sources left out of training in turn", "", unseen_markdown(report["unseen"])]
     lines += [f"- {line}" for line in remarks(report)]
     return "\n".join(lines).strip() + "\n"
 
