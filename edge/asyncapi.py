@@ -23,6 +23,8 @@ _BINDINGS: Final[dict[str, dict[str, Any]]] = {
 }
 _COMMANDS: Final = {
     "ping": "Asks for an answer, to measure the way there and back.",
+    "reload": "Take up a bundle that was installed meanwhile.",
+    "snapshot": "Keep the camera's picture of this moment on the adapter, where recording is on.",
     "preview-seen": 'A phone says that it shows a preview: {"seq": number}. QoS 0, without an answer.',
 }
 

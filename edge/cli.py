@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from edge import __version__, bundle_cli
+from edge import __version__, bundle_cli, recording_cli
 from edge import config as settings
 from edge.bundle import Bundle
 from edge.config import COMMITTED_BUNDLE
@@ -101,14 +101,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_bench(command("bench", _bench, "what this machine really does, frame by frame"))
 
-    classify = command("classify", _classify, "images through exactly the live path")
-    classify.add_argument("paths", nargs="+", type=Path, metavar="IMAGE|FOLDER")
-    classify.add_argument(
-        "--bundle", type=Path, default=COMMITTED_BUNDLE, help="model bundle (default: the one that ships)"
-    )
-    classify.add_argument("--precision", choices=("auto", "int8", "fp32"), default="auto")
-    classify.add_argument("--overlay", type=Path, metavar="DIR", help="write pictures with the answers drawn in")
-    classify.add_argument("--json", action="store_true", help="one JSON object a line")
+    _add_classify(command("classify", _classify, "images through exactly the live path"))
 
     bundle = command("bundle", lambda _: 0, "model bundles: look at one, check, sign, install, go back")
     actions = bundle.add_subparsers(required=True, metavar="ACTION")
@@ -121,6 +114,8 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--json", action="store_true")
         added.set_defaults(run=action)
     bundle_cli.add_actions(actions, _add_config, lambda a: settings.load(a.config, _overrides(a)))
+
+    _add_recording(command("recording", lambda _: 0, "clips and snapshots on this adapter: list, export, delete, open"))
 
     config = command("config", lambda _: 0, "check and show the settings")
     actions = config.add_subparsers(required=True, metavar="ACTION")
@@ -190,6 +185,21 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--compare", type=Path, metavar="FILE", help="say what changed since this earlier --json")
     bench.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the ages, and how they held")
     bench.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def _add_classify(classify: argparse.ArgumentParser) -> None:
+    classify.add_argument("paths", nargs="+", type=Path, metavar="IMAGE|FOLDER")
+    classify.add_argument(
+        "--bundle", type=Path, default=COMMITTED_BUNDLE, help="model bundle (default: the one that ships)"
+    )
+    classify.add_argument("--precision", choices=("auto", "int8", "fp32"), default="auto")
+    classify.add_argument("--overlay", type=Path, metavar="DIR", help="write pictures with the answers drawn in")
+    classify.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def _add_recording(recording: argparse.ArgumentParser) -> None:
+    actions = recording.add_subparsers(required=True, metavar="ACTION")
+    recording_cli.add_actions(actions, _add_config, lambda a: settings.load(a.config, _overrides(a)))
 
 
 def _add_doctor(doctor: argparse.ArgumentParser) -> None:

@@ -172,13 +172,40 @@ class Preview(_Section):
     """Of the picture, pixels. It is the camera's whole frame, scaled; smaller frames are not enlarged."""
 
 
+class Recording(_Section):
+    """Pictures of the patient on this adapter's disk, below `state_dir`: none is written unless this is on."""
+
+    enabled: bool = False
+    """Whether clips and snapshots may be kept."""
+    clips: tuple[Literal["finding", "fault"], ...] = ("finding", "fault")
+    """When a clip is kept by itself: the state becomes the finding, or something fails. Empty: snapshots alone."""
+    before_s: float = Field(default=5, ge=0, le=30)
+    """How much of the time before is in a clip; it waits in memory, at most 16 MB."""
+    after_s: float = Field(default=5, ge=0, le=30)
+    """How much of the time after; prolonged by what happens meanwhile, to a minute."""
+    fps: float = Field(default=10, gt=0, le=30)
+    """Pictures a second in a clip."""
+    width: int = Field(default=640, ge=64, le=1920)
+    """Of a clip's pictures, pixels; smaller frames are not enlarged. A snapshot is the camera's whole frame."""
+    max_mb: int = Field(default=500, ge=1, le=1_000_000)
+    """Of all recordings together; the oldest go first."""
+    max_age_days: float = Field(default=7, gt=0, le=3650)
+    """Older ones are deleted, by the adapter's clock; also after recording was switched off."""
+    keep_free_mb: int = Field(default=200, ge=0, le=1_000_000)
+    """Of the disk, for everything else."""
+    recipient: Path | None = None
+    """A public key's file (`foldsight recording keygen`): what is kept can then be opened with its private half alone,
+    which is not on the adapter."""
+
+
 class Config(_Section):
     """All of it. Every setting has a default that works on a Pi with a camera and a local broker."""
 
     device: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,47}$")] = Field(default_factory=default_device)
     """The adapter's name in topics: lower case letters, digits and hyphens. Never a patient's."""
     state_dir: Path = Path("/var/lib/foldsight")
-    """Where the session number is kept. systemd's STATE_DIRECTORY goes before it."""
+    """The one folder that the daemon writes: session number, bundles, events that wait, recordings. systemd's
+    STATE_DIRECTORY goes before it."""
     log: Literal["debug", "info", "warning", "error"] = "info"
     capture: Capture = Capture()
     model: Model = Model()
@@ -186,6 +213,7 @@ class Config(_Section):
     mqtt: Mqtt = Mqtt()
     display: Display = Display()
     preview: Preview = Preview()
+    recording: Recording = Recording()
     phones: Phones = Phones()
     home_assistant: HomeAssistant = HomeAssistant()
 

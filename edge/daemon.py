@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from edge import __version__, messages
 from edge.analysis import Analyser
@@ -17,6 +17,7 @@ from edge.frames import NewestFrameSlot, now_ns
 from edge.mqtt import Link
 from edge.pipeline import Pipeline
 from edge.preview import SEEN, Preview
+from edge.recording import Origin, Recorder, retain
 from edge.service import Notifier, next_session
 from edge.store import begin, changed
 from edge.telemetry import Telemetry, clock_synced
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 
 _TICK_S = 0.2
 _HEALTH_S = 5.0
-_COMMANDS = ("ping", "reload")
+_COMMANDS = ("ping", "reload", "snapshot")
 _PAUSED_S = 1.0  # a tick so late means that the whole process stood still, not its driver
 
 
@@ -95,6 +96,14 @@ class Daemon:
         self._preview: Preview | None = None
         if config.preview.enabled:
             self._preview = Preview(config.preview, session=self.session, outlet=self._link)
+        self._recorder: Recorder | None = None
+        if config.recording.enabled:
+            self._recorder = Recorder(
+                config.recording,
+                config.effective_state_dir,
+                origin=Origin(config.device, self.session, self._model_id),
+                tell=lambda kind, after, detail: self.pipeline.event(kind, after=after, detail=detail),
+            )
         self.pipeline = Pipeline(
             config,
             session=self.session,
@@ -103,6 +112,7 @@ class Daemon:
             analyser=self.analyser,
             outlet=self._link,
             preview=self._preview,
+            recorder=self._recorder,
         )
         if chosen.fault:
             self.pipeline.event("fault", detail=chosen.fault)
@@ -141,6 +151,11 @@ class Daemon:
         self._reader.start()
         if self._preview is not None:
             self._preview.start()
+        if self._recorder is not None:
+            self._recorder.start()
+        else:
+            kept = (self.config.recording, self.config.effective_state_dir, self._stop)
+            threading.Thread(target=retain, args=kept, name="recordings", daemon=True).start()
         thread = threading.Thread(target=self._pipe, name="pipeline", daemon=True)
         thread.start()
         threading.Thread(target=self._reloads, name="reload", daemon=True).start()
@@ -155,6 +170,8 @@ class Daemon:
             thread.join(2)
             if self._preview is not None:
                 self._preview.stop()
+            if self._recorder is not None:
+                self._recorder.stop()
             self._link.flush()
             reasons = [] if self._failure is None else ["failed"]  # its sentence may hold a path; the log has it
             self._link.stop(self._status("stopped", reasons).encode())
@@ -307,6 +324,7 @@ class Daemon:
             throttled_since_boot=self._telemetry.throttled_since_boot(),
             memory_mb=round(self._telemetry.memory_mb(), 1),
             clock_synced=pipeline.clock_synced,
+            recording=None if self._recorder is None else self._recorder.health,
         )
         self._link.live("health", message.encode(), expiry_s=10)
 
@@ -409,20 +427,35 @@ class Daemon:
             source=self._public_source,
             runtime=self.analyser.runtime.description,
             schemas=dict.fromkeys(messages.TOPICS, messages.SCHEMA),
+            recording=self._records,
         )
+
+    @property
+    def _records(self) -> Literal["off", "on", "encrypted"]:
+        if not self.config.recording.enabled:
+            return "off"
+        return "on" if self.config.recording.recipient is None else "encrypted"
+
+    def _model_id(self) -> messages.ModelId:
+        manifest = self.bundle.manifest
+        return messages.ModelId(name=manifest.name, version=manifest.version)
 
     def _command(self, name: str, payload: bytes) -> bytes:
         if name == SEEN and self._preview is not None:
             self._preview.seen(payload)
         if name == "reload":
             self.reload()
-        known = name in _COMMANDS
+        refused = ""
+        if name not in _COMMANDS:
+            refused = f"this adapter knows the commands {', '.join(_COMMANDS)}"
+        elif name == "snapshot":
+            refused = "recording is off" if self._recorder is None else self._recorder.snapshot()
         return messages.Reply(
             device=self.config.device,
             session=self.session,
             command=name[:32],
-            ok=known,
-            detail="" if known else f"this adapter knows the commands {' and '.join(_COMMANDS)}",
+            ok=not refused,
+            detail=refused,
             at=time.time(),
         ).encode()
 

@@ -32,11 +32,20 @@ def make(path: Path) -> Path:
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+    return write_pair(path, private, public_pem(key.public_key()))
+
+
+def write_pair(path: Path, private: bytes, public: bytes) -> Path:
+    """Write a private key's file, readable to its owner alone, and the public one's, NAME.pub, which is returned.
+
+    Raises:
+        FoldsightError: one of the files exists, or cannot be written.
+    """
     public_path = path.with_name(f"{path.name}.pub")
     if public_path.exists():
         raise FoldsightError(f"{public_path} exists: no key is overwritten; give another name")
     _create(path, private, 0o600)
-    _create(public_path, public_pem(key.public_key()), 0o644)
+    _create(public_path, public, 0o644)
     return public_path
 
 
@@ -68,8 +77,12 @@ def load_private(path: Path) -> Ed25519PrivateKey:
     return key
 
 
-def trusted(paths: Iterable[Path]) -> list[Ed25519PublicKey]:
+def trusted(paths: Iterable[Path], named: str = "model.trusted_keys") -> list[Ed25519PublicKey]:
     """The public keys in files, and in folders' *.pub.
+
+    Args:
+        paths: the files and folders.
+        named: where they are named, for errors.
 
     Raises:
         ConfigError: a path is missing, a folder holds no key, or a file is none. An adapter that was told to trust some
@@ -79,12 +92,12 @@ def trusted(paths: Iterable[Path]) -> list[Ed25519PublicKey]:
     for path in paths:
         found = sorted(path.glob("*.pub")) if path.is_dir() else [path]
         if not found:
-            raise ConfigError(f"model.trusted_keys: {path} holds no public key (*.pub): put one there")
+            raise ConfigError(f"{named}: {path} holds no public key (*.pub): put one there")
         files += found
-    return [_load_public(file) for file in files]
+    return [_load_public(file, named) for file in files]
 
 
-def _load_public(path: Path) -> Ed25519PublicKey:
+def _load_public(path: Path, named: str) -> Ed25519PublicKey:
     from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415  as above
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
@@ -92,11 +105,11 @@ def _load_public(path: Path) -> Ed25519PublicKey:
     try:
         key = serialization.load_pem_public_key(path.read_bytes())
     except OSError as error:
-        raise ConfigError(f"model.trusted_keys: {path} cannot be read ({error.strerror})") from error
+        raise ConfigError(f"{named}: {path} cannot be read ({error.strerror})") from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"model.trusted_keys: {path} is no public key (PEM)") from error
+        raise ConfigError(f"{named}: {path} is no public key (PEM)") from error
     if not isinstance(key, Ed25519PublicKey):
-        raise ConfigError(f"model.trusted_keys: {path} is no Ed25519 key")
+        raise ConfigError(f"{named}: {path} is no Ed25519 key")
     return key
 
 

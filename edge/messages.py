@@ -65,6 +65,10 @@ class Birth(Message):
     source: str
     runtime: str
     schemas: dict[str, int]
+    recording: Literal["off", "on", "encrypted"] = Field(
+        default="off",
+        description="Whether pictures are kept on the adapter's disk, and whether only their owner can open them.",
+    )
 
 
 class Region(BaseModel):
@@ -133,7 +137,7 @@ class Event(Message):
     id: int
     at: float
     clock_synced: bool
-    kind: Literal["state", "source", "status", "ladder", "fault", "snapshot", "model"]
+    kind: Literal["state", "source", "status", "ladder", "fault", "snapshot", "model", "recording"]
     before: str | None = None
     after: str | None = None
     detail: str = ""
@@ -178,6 +182,18 @@ class LadderHealth(BaseModel):
     reason: str = Field(description="Why the last step was made; empty before the first.")
 
 
+class RecordingHealth(BaseModel):
+    """What is kept on the adapter's disk."""
+
+    encrypted: bool
+    kept: int = Field(description="Clips and snapshots that are there.")
+    megabytes: float = Field(description="Of those together.")
+    written: int = Field(description="Since the start.")
+    dropped: int = Field(description="Let go because the disk was too slow.")
+    failed: int = Field(description="That could not be written.")
+    problem: str = Field(description="Why the last one could not be kept; empty while all is well.")
+
+
 class Health(Message):
     """How the device is, every 5 seconds."""
 
@@ -207,6 +223,9 @@ class Health(Message):
     throttled_since_boot: list[str] = Field(description="The same, of any moment since the device was started.")
     memory_mb: float
     clock_synced: bool
+    recording: RecordingHealth | None = Field(
+        default=None, description="Null: recording is off, and no picture is written."
+    )
 
 
 class Reply(Message):

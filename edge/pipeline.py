@@ -17,6 +17,7 @@ from edge.decision import NO_SIGNAL, Decision, Verdict
 from edge.frames import Frame, NewestFrameSlot, now_ns
 from edge.latency import Ladder, Sample
 from edge.optics import FrozenDetector
+from edge.recording import occasion
 from edge.regions import Region, RegionSmoother
 from edge.runtime import open_runtime
 from edge.stats import Meter
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from edge.capture import Reader
     from edge.config import Config
     from edge.preview import Preview
+    from edge.recording import Recorder
     from edge.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -72,6 +74,7 @@ class Pipeline:
         analyser: judges one frame.
         outlet: where messages go.
         preview: who makes pictures of frames whose detection was published, if anybody.
+        recorder: who keeps some of them on the disk, if anybody.
     """
 
     def __init__(
@@ -84,8 +87,9 @@ class Pipeline:
         analyser: Analyser,
         outlet: Outlet,
         preview: Preview | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
-        self._config, self._session, self._preview = config, session, preview
+        self._config, self._session, self._preview, self._recorder = config, session, preview, recorder
         self._reader, self._slot, self._outlet = reader, slot, outlet
         self._lossless = config.capture.pace == "lossless"
         self._adapts = config.latency.ladder and not self._lossless
@@ -165,6 +169,8 @@ class Pipeline:
             }
         )
         self._outlet.event(message.encode())
+        if self._recorder is not None and (why := occasion(kind, before, after, self._analyser.finding)):
+            self._recorder.begin(why)
 
     def _identity(self) -> dict[str, object]:
         return {"device": self._config.device, "session": self._session}
@@ -230,6 +236,8 @@ class Pipeline:
         self._publish_state(verdict)
         if self._preview is not None and verdict.state != NO_SIGNAL:
             self._preview.offer(frame)
+        if self._recorder is not None:
+            self._recorder.offer(frame, verdict.state)
         done = now_ns()
         at_s = done / 1e9
         self.age.add(age_ms, at_s)

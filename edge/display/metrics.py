@@ -162,9 +162,21 @@ def _of_health(health: dict[str, Any]) -> Iterator[Metric]:
     for reason in health.get("throttled", []):
         throttled.add_metric([reason], 1)
     yield throttled
+    yield from _of_recording(health.get("recording"))
     for name, text, value in (
         ("foldsight_memory_bytes", "Of the daemon.", health.get("memory_mb", 0) * 1e6),
         ("foldsight_ladder_rung", "0 is the best.", health.get("ladder", {}).get("rung", 0)),
         ("foldsight_uptime_seconds", "Since the daemon was started.", health.get("uptime_s", 0)),
     ):
         yield GaugeMetricFamily(name, text, value)
+
+
+def _of_recording(recording: dict[str, Any] | None) -> Iterator[Metric]:
+    yield GaugeMetricFamily("foldsight_recording", "Whether pictures are kept on the adapter.", float(bool(recording)))
+    if recording:
+        kept = 1e6 * recording.get("megabytes", 0)
+        yield GaugeMetricFamily("foldsight_recording_bytes", "Of all clips and snapshots that are kept.", kept)
+        lost = CounterMetricFamily("foldsight_recordings_lost", "That were not kept, by reason.", labels=["reason"])
+        for reason in ("dropped", "failed"):
+            lost.add_metric([reason], recording.get(reason, 0))
+        yield lost

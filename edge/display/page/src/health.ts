@@ -10,6 +10,8 @@ export interface Health {
   /** One of so many frames is classified. */
   readonly every: number;
   readonly aspect: number | null;
+  /** Whether pictures are kept on the adapter. */
+  readonly recording: boolean;
   /** Share of the frames since the message before that were dropped, 0 to 1. */
   readonly droppedShare: number;
 }
@@ -39,6 +41,7 @@ export function readHealth(payload: Record<string, unknown>, before: Health | nu
     throttled: Array.isArray(throttled) ? throttled.filter((each): each is string => typeof each === "string") : [],
     every: isRecord(ladder) ? (number(ladder["every"]) ?? 1) : 1,
     aspect: width > 0 && height > 0 ? width / height : null,
+    recording: isRecord(payload["recording"]),
     droppedShare: came > 0 && lost > 0 ? Math.min(1, lost / came) : 0,
   };
 }
@@ -46,15 +49,17 @@ export function readHealth(payload: Record<string, unknown>, before: Health | nu
 export type Trouble =
   | { readonly what: "hot"; readonly celsius: number }
   | { readonly what: "throttled"; readonly reason: string }
-  | { readonly what: "dropped"; readonly percent: number };
+  | { readonly what: "dropped"; readonly percent: number }
+  | { readonly what: "recording" };
 
-/** Nothing while all is well. */
+/** Nothing while all is well and no picture is kept: whoever is looked at may know of that. */
 export function troubles(health: Health | null, now: number): readonly Trouble[] {
   if (health === null || now - health.at > HEALTH_HOLDS_MS) return [];
   const found: Trouble[] = [];
   if (health.temperature !== null && health.temperature >= HOT_C) found.push({ what: "hot", celsius: Math.round(health.temperature) });
   for (const reason of health.throttled) found.push({ what: "throttled", reason });
   if (health.droppedShare >= DROPPED_SHARE) found.push({ what: "dropped", percent: Math.round(100 * health.droppedShare) });
+  if (health.recording) found.push({ what: "recording" });
   return found;
 }
 

@@ -131,6 +131,7 @@ export const TEXTS = {
   health: {
     hot: (celsius: number) => `The adapter is hot (${celsius} \u00b0C)`,
     dropped: (percent: number) => `${percent} % of the frames are dropped`,
+    recording: "Recording: pictures are kept on the adapter",
   },
 
   device: {

@@ -66,6 +66,8 @@ function troubleText(trouble: Trouble): string {
       return TEXTS.health.dropped(trouble.percent);
     case "throttled":
       return reasons([trouble.reason]);
+    case "recording":
+      return TEXTS.health.recording;
   }
 }
 

@@ -120,6 +120,8 @@ test("health is told only when it matters, and not for ever", () => {
   assert.deepEqual(troubles(ill({ dropped: { replaced: 20, too_old: 10 } }), 5000), [{ what: "dropped", percent: 20 }]);
   assert.deepEqual(troubles(ill({ dropped: { replaced: 5 } }), 5000), []);
   assert.deepEqual(troubles(ill({ dropped: { replaced: 500 } }, null), 5000), []);
+  assert.deepEqual(troubles(ill({ recording: { kept: 0 } }), 5000), [{ what: "recording" }]);
+  assert.deepEqual(troubles(ill({ recording: null }), 5000), []);
   assert.deepEqual(troubles(ill({ temperature_c: 99 }), 5001 + HEALTH_HOLDS_MS), []);
   assert.deepEqual(troubles(ill({ temperature_c: "99", throttled: 3, dropped: [], source: null, ladder: null }), 5000), []);
 });
