@@ -49,7 +49,9 @@ class InputSpec(_Part):
 
     Attributes:
         interpolation: how it is shrunk: `area` averages whole pixels; `linear-area` goes linearly to twice the size and
-            averages four pixels into one, at a thirteenth of the instructions (docs/cost.md); `linear` alone aliases.
+            averages four pixels into one; `halves-linear` averages four into one as often as the result is not too
+            small, and goes the rest linearly: the cheapest (docs/cost.md), and every pixel counts; `linear` alone
+            aliases.
     """
 
     dtype: Literal["uint8"] = "uint8"
@@ -58,7 +60,7 @@ class InputSpec(_Part):
     height: int = Field(ge=16, le=2048)
     width: int = Field(ge=16, le=2048)
     fit: Literal["letterbox", "stretch"] = "letterbox"
-    interpolation: Literal["area", "linear-area", "linear"] = "area"
+    interpolation: Literal["area", "linear-area", "halves-linear", "linear"] = "area"
 
 
 class MapSpec(_Part):

@@ -17,7 +17,7 @@ from edge.preprocess import Preprocessor
     st.integers(1, 90),
     st.integers(1, 90),
     st.sampled_from(["letterbox", "stretch"]),
-    st.sampled_from(["area", "linear-area", "linear"]),
+    st.sampled_from(["area", "linear-area", "halves-linear", "linear"]),
     st.integers(0, 2**32 - 1),
     st.data(),
 )
@@ -39,7 +39,13 @@ def test_the_input_is_the_resized_crop_in_rgb_on_black(
         grows = inner.width > shown.shape[1] or inner.height > shown.shape[0]
         if interpolation == "linear-area" and shown.shape[1] > 2 * inner.width and shown.shape[0] > 2 * inner.height:
             shown = cv2.resize(shown, (2 * inner.width, 2 * inner.height), interpolation=cv2.INTER_LINEAR)
-        how = cv2.INTER_LINEAR if grows or interpolation == "linear" else cv2.INTER_AREA
+        while (
+            interpolation == "halves-linear" and min(shown.shape[1] / inner.width, shown.shape[0] / inner.height) >= 2
+        ):
+            fours = shown[: shown.shape[0] // 2 * 2, : shown.shape[1] // 2 * 2].astype(int)
+            total = fours[::2, ::2] + fours[1::2, ::2] + fours[::2, 1::2] + fours[1::2, 1::2]
+            shown = ((total + 2) // 4).astype(np.uint8)
+        how = cv2.INTER_LINEAR if grows or interpolation in ("linear", "halves-linear") else cv2.INTER_AREA
         expected = np.zeros((24, 32, 3), np.uint8)
         resized = cv2.resize(shown, (inner.width, inner.height), interpolation=how)
         expected[inner.y : inner.y + inner.height, inner.x : inner.x + inner.width] = resized[:, :, ::-1]
@@ -57,13 +63,14 @@ def test_detail_is_exact_in_float(width: int, height: int, seed: int) -> None:
     assert _detail(grey) == np.searchsorted(steps, np.float32(0.98) * np.float32(steps[-1])) / 4
 
 
-@pytest.mark.parametrize(("width", "height"), [(640, 480), (1280, 720), (705, 705)])
-def test_shrinking_in_two_steps_shows_the_same_picture(width: int, height: int) -> None:
+@pytest.mark.parametrize("interpolation", ["linear-area", "halves-linear"])
+@pytest.mark.parametrize(("width", "height"), [(640, 480), (1280, 720), (705, 705), (511, 330)])
+def test_shrinking_in_steps_shows_the_same_picture(width: int, height: int, interpolation: str) -> None:
     (image, _) = next(iter(training_frames(1, 3)))
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
     whole, stepped = (
         Preprocessor(InputSpec(height=160, width=160, interpolation=how))(image).astype(np.int16)  # type: ignore[arg-type]
-        for how in ("area", "linear-area")
+        for how in ("area", interpolation)
     )
     assert np.abs(whole - stepped).mean() < 1.0
     assert np.percentile(np.abs(whole - stepped), 99) <= 12
