@@ -33,6 +33,9 @@ _KNEE = 0.25  # where on the way from dark to bright the rim lies: light falls o
 _STEP = 3.0  # grey levels: less of a step is no rim
 _CLEAN = 0.004  # share of the pixels at one grey level below which a threshold there cuts through nothing
 
+_WITHIN, _BEYOND = 0.95, 1.04  # of the radius: between these the rim of a known circle must still be seen
+_HOLDS = 0.06  # of its rays by which fewer may show it than when it was searched; more, and it is searched again
+
 _SAME = 0.9  # overlap from which on two findings are the same aperture
 _LARGER = 0.02  # of the longer side: how far a finding must reach beyond the known aperture to be a larger one
 _EARLY_S = 0.004  # a frame that comes a little before its time is searched all the same
@@ -73,26 +76,31 @@ def find_aperture(image: NDArray[np.uint8]) -> Aperture | None:
 class ApertureTracker:
     """Follows the aperture of a live source.
 
-    A search costs up to a millisecond, and the scope's optics do not move within the camera's frame: it is searched
-    `1 / every_s` times a second, and its position smoothed. What a search finds is believed by what it would cost if it
-    were wrong: light outside the known aperture cannot be, so a larger one is taken at once; a smaller one, which dark
-    tissue may feign and which would cut tissue off, has to be found for `hold_s`. A dark frame says nothing. All times
-    are in seconds, so that the frame rate does not matter.
+    A search costs up to a millisecond, and the scope's optics do not move within the camera's frame: it is looked for
+    `1 / every_s` times a second, and its position smoothed. As long as a round one's rim is seen where it was, at a
+    hundredth of a search's cost, looking is enough, and it is searched once in `trust_s`. What a search finds is
+    believed by what it would cost if it were wrong: light outside the known aperture cannot be, so a larger one is
+    taken at once; a smaller one, which dark tissue may feign and which would cut tissue off, has to be found for
+    `hold_s`. A dark frame says nothing. All times are in seconds, so that the frame rate does not matter.
 
     Args:
         every_s: time between two searches.
         smoothing_s: time constant of the position's exponential smoothing.
         hold_s: how long a smaller or displaced aperture must be found before it is taken.
+        trust_s: how long a rim that is seen is believed without a search.
     """
 
-    def __init__(self, *, every_s: float = 0.2, smoothing_s: float = 1.0, hold_s: float = 1.2) -> None:
-        self._every_s, self._smoothing_s, self._hold_s = every_s, smoothing_s, hold_s
+    def __init__(
+        self, *, every_s: float = 0.2, smoothing_s: float = 1.0, hold_s: float = 1.2, trust_s: float = 1.0
+    ) -> None:
+        self._every_s, self._smoothing_s, self._hold_s, self._trust_s = every_s, smoothing_s, hold_s, trust_s
         self.reset()
 
     def reset(self) -> None:
         """Forget everything: another source."""
         self._frame = (0, 0)
-        self._searched_s = -math.inf
+        self._looked_s = self._searched_s = -math.inf
+        self._rays: _Rays | None = None
         self._known: _Rim | None = None
         self._rival: _Rim | None = None
         self._rival_since_s = 0.0
@@ -109,15 +117,21 @@ class ApertureTracker:
             As `find_aperture`.
         """
         frame = (image.shape[1], image.shape[0])
-        if frame != self._frame or at_s < self._searched_s:
+        if frame != self._frame or at_s < self._looked_s:
             self.reset()
             self._frame = frame
-        if at_s - self._searched_s < self._every_s - _EARLY_S:
+        if at_s - self._looked_s < self._every_s - _EARLY_S:
+            return self._aperture
+        self._looked_s = at_s
+        if at_s - self._searched_s < self._trust_s - _EARLY_S and self._rays is not None and self._rays.hold(image):
+            self._rival = None
             return self._aperture
         elapsed, self._searched_s = at_s - self._searched_s, at_s
         found = _search(image)
         if found is not None:
             self._believe(_Rim.of(found, frame), at_s, elapsed)
+        circle = None if self._aperture is None else self._aperture.circle
+        self._rays = None if circle is None or self._rival is not None or found is None else _Rays(circle, image)
         return self._aperture
 
     def _believe(self, found: _Rim, at_s: float, elapsed: float) -> None:
@@ -170,6 +184,34 @@ class _Rim:
         return shared / max(1.0, sum(areas) - shared)
 
 
+class _Rays:
+    """Pairs of pixels within and beyond a known circle, and on how many of them it gets darker outwards.
+
+    Args:
+        circle: centre x, centre y and radius in pixels of the frame.
+        image: the frame in which it was found.
+    """
+
+    def __init__(self, circle: tuple[float, float, float], image: NDArray[np.uint8]) -> None:
+        height, width = image.shape[:2]
+        x, y, radius = circle
+        across = np.rint(x + radius * np.array([_WITHIN, _BEYOND]) * _COS).astype(np.intp)
+        down = np.rint(y + radius * np.array([_WITHIN, _BEYOND]) * _SIN).astype(np.intp)
+        seen = ((across >= 0) & (across < width) & (down >= 0) & (down < height)).all(axis=1)
+        self._at = (down * width + across)[seen].T.copy()
+        self._least: float = self._count(image) - _HOLDS * len(self._at[0])
+
+    def hold(self, image: NDArray[np.uint8]) -> bool:
+        """Whether the rim is still seen there; never with fewer rays than say anything."""
+        rays = len(self._at[0])
+        return rays >= _LEAST_RAYS and self._count(image) >= max(self._least, _RIM * rays)
+
+    def _count(self, image: NDArray[np.uint8]) -> int:
+        levels = np.maximum.reduce(image.reshape(-1, 3).take(self._at, axis=0), axis=2)
+        # Beyond it there must be next to nothing: a wider image is brighter here, too.
+        return int(np.count_nonzero((levels[0] >= levels[1] + np.uint8(_STEP)) & (levels[1] <= _DARKEST)))
+
+
 def _search(image: NDArray[np.uint8]) -> Aperture | Literal["whole"] | None:
     """The aperture, that the image fills the frame, or that it is too dark to tell."""
     height, width = image.shape[:2]
@@ -198,8 +240,8 @@ def _brightness(image: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
     height, width = image.shape[:2]
     w, h = max(1, round(width * scale)), max(1, round(height * scale))
     if max(2 * w, 2 * h) < max(width, height):
-        # Averaging every pixel of a large frame would take longer than all the rest.
-        image = np.asarray(cv2.resize(image, (2 * w, 2 * h), interpolation=cv2.INTER_LINEAR), np.uint8)
+        # Of a large frame single pixels, four for one of the copy: averaging all would take longer than all the rest.
+        image = np.asarray(cv2.resize(image, (2 * w, 2 * h), interpolation=cv2.INTER_NEAREST), np.uint8)
     if (w, h) != (width, height):
         image = np.asarray(cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA), np.uint8)
     blue, green, red = cv2.split(image)

@@ -157,8 +157,37 @@ def test_it_is_searched_at_its_own_rate_whatever_the_frame_rate(monkeypatch: pyt
     monkeypatch.setattr(module, "_search", counted)
     for fps in (10, 15, 30, 60):
         searches.clear()
-        followed(ApertureTracker(), SCOPE, 5.0, 2.0, fps)
+        followed(ApertureTracker(trust_s=0), SCOPE, 5.0, 2.0, fps)
         assert 8 <= len(searches) <= 11, fps
+        searches.clear()
+        followed(ApertureTracker(), tissue(640, 480), 5.0, 2.0, fps)
+        assert 8 <= len(searches) <= 11, fps
+        searches.clear()
+        followed(ApertureTracker(), SCOPE, 5.0, 2.0, fps)
+        assert 2 <= len(searches) <= 3, fps  # its rim is seen where it was
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    dx=st.floats(-60, 60),
+    dy=st.floats(-25, 25),
+    scale=st.floats(0.75, 1.25),
+    seed=st.integers(0, 9),
+    still=st.booleans(),
+)
+def test_looking_instead_of_searching_misses_no_change(
+    dx: float, dy: float, scale: float, seed: int, still: bool
+) -> None:
+    before = scope(640, 480, 330, 240, 190, seed)
+    after = (
+        scope(640, 480, 330, 240, 190, seed + 1) if still else scope(640, 480, 330 + dx, 240 + dy, 190 * scale, seed)
+    )
+    looking, searching = ApertureTracker(), ApertureTracker(trust_s=0)
+    for tracker in (looking, searching):
+        followed(tracker, before, 0, 1.3, 10)
+    looked, searched = (followed(tracker, after, 1.3, 3.0, 10) for tracker in (looking, searching))
+    for a, b in zip(looked, searched, strict=True):
+        assert iou(a, b) > 0.93
 
 
 def test_a_wrong_circle_for_a_moment_changes_nothing_and_darkness_neither() -> None:
