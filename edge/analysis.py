@@ -94,7 +94,7 @@ class Analyser:
         found_energy = energy(logits, spec.temperature, exclusive=exclusive)
         if quality.good and spec.energy_floor is not None and found_energy < spec.energy_floor:
             quality = replace(quality, reasons=("unfamiliar",))
-        places, best = self._look(image, aperture)
+        places, best = self._look(image, aperture, places=quality.good)
         if quality.good and best is not None and score >= spec.threshold and best < self._support_floor:
             quality = replace(quality, reasons=("unsupported",))
         if not quality.good:
@@ -114,8 +114,10 @@ class Analyser:
             best,
         )
 
-    def _look(self, image: NDArray[np.uint8], aperture: Aperture | None) -> tuple[tuple[Region, ...], float | None]:
-        """What the maps of the last inference show, and how probable the most probable of it is."""
+    def _look(
+        self, image: NDArray[np.uint8], aperture: Aperture | None, *, places: bool
+    ) -> tuple[tuple[Region, ...], float | None]:
+        """What the maps of the last inference show, if that is wanted, and how probable the most probable of it is."""
         spec, logits = self.manifest.outputs.maps, self.runtime.maps
         if spec is None or logits is None:
             return (), None
@@ -123,7 +125,8 @@ class Analyser:
         crop = Box(0, 0, width, height) if aperture is None else aperture.box
         view = View((width, height), crop, self._preprocess.inner)
         probabilities = map_probabilities(logits, spec.temperature)
-        return find_regions(probabilities, spec, view), support(probabilities, spec, view)
+        found = find_regions(probabilities, spec, view) if places else ()
+        return found, support(probabilities, spec, view)
 
     @property
     def model_input(self) -> NDArray[np.uint8]:

@@ -7,11 +7,11 @@ not sent can come out later and look new.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import paho.mqtt.client as paho
@@ -20,9 +20,11 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from edge.messages import CONTENT_TYPE, ROOT
+from edge.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from edge.config import Mqtt
 
@@ -36,20 +38,16 @@ _CONNECT_TIMEOUT_S = 5.0
 # commands turned off for a while: reading them alone would make frames older.
 _COMMANDS, _COMMANDS_A_SECOND, _DEAF_S = 200.0, 120.0, 5.0
 _ANSWER_TIMEOUT_S = 5.0
-
-
-@dataclass(slots=True)
-class _Spooled:
-    payload: bytes
-    mid: int | None = None
+TAKEN_OVER = "taken over"
+"""In the reason of a disconnect: another client came with the same name."""
 
 
 class Link:
     """The daemon's side of the broker.
 
     Attributes:
+        client_id: the name by which the broker knows this side; of two with the same name it drops the first.
         unsent: live messages that were let go.
-        lost_events: events that fell out of the full spool.
     """
 
     def __init__(
@@ -62,6 +60,7 @@ class Link:
         hello: Callable[[], list[tuple[str, bytes]]],
         command: Callable[[str, bytes], bytes],
         changed: Callable[[bool, str], None] = lambda connected, why: None,  # noqa: ARG005
+        spool: Path | None = None,
     ) -> None:
         """Connect nothing yet.
 
@@ -73,21 +72,22 @@ class Link:
             hello: retained (topic, payload) to publish on every connect.
             command: called with a command's name and payload on the network's thread, gives the reply's payload.
             changed: called with (connected, reason) when the connection comes or goes.
+            spool: the file in which events outlive this process; None: they wait in memory.
         """
         self._settings, self._session = settings, session
         self.prefix = f"{ROOT}/{device}/"
-        self._id = f"foldsight-{device}"
+        self.client_id = f"foldsight-{device}"
         self._will, self._hello, self._command, self._changed = will, hello, command, changed
         self._stop = threading.Event()
         self._down = threading.Event()
         self._lock = threading.Lock()
         self._client: paho.Client | None = None
-        self._spool: deque[_Spooled] = deque()
+        self._spool = Spool(settings.spool, spool)
         # Recent ones only: numbers come round again after 65,535, and live messages use them too.
         self._acknowledged: deque[int] = deque(maxlen=1024)
         self._sent = self._gone = 0
         self._commands_left, self._commands_at, self._deaf_until = _COMMANDS, time.monotonic(), 0.0
-        self.unsent = self.lost_events = self.connects = 0
+        self.unsent = self.connects = 0
         self._last_fault = ""
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
 
@@ -101,15 +101,21 @@ class Link:
         """Events that wait for the broker's acknowledgement."""
         return len(self._spool)
 
+    @property
+    def lost_events(self) -> int:
+        """Events that fell out of the full spool."""
+        return self._spool.lost
+
     def start(self) -> None:
         """Connect, and stay connected until stopped."""
+        self._spool.start()
         self._thread.start()
 
     def stop(self, farewell: bytes | None = None, timeout_s: float = 2.0) -> None:
         """Say the last status, wait for its acknowledgement, disconnect."""
         client = self._client
         if client is not None and farewell is not None:
-            message = self._publish(client, "status", farewell, 1, True, _properties())
+            message = self._publish(client, "status", farewell, 1, True, _fixed())
             try:
                 message.wait_for_publish(timeout_s)
             except (RuntimeError, ValueError) as error:
@@ -117,6 +123,7 @@ class Link:
         self._stop.set()
         self._down.set()
         self._thread.join(timeout_s + 1)
+        self._spool.stop()
 
     def live(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, expiry_s: int | None = 1) -> bool:
         """Publish something that is only of use now; False where it was let go."""
@@ -124,7 +131,7 @@ class Link:
         if client is None or self._sent - self._gone >= _IN_FLIGHT:
             self.unsent += 1
             return False
-        self._publish(client, topic, payload, qos, retain, _properties(expiry_s))
+        self._publish(client, topic, payload, qos, retain, _fixed(expiry_s))
         return True
 
     def picture(self, messages: list[tuple[str, bytes, list[tuple[str, str]]]], *, content_type: str) -> bool:
@@ -145,26 +152,21 @@ class Link:
 
     def event(self, payload: bytes) -> None:
         """Publish an event, now or when the broker is back."""
-        with self._lock:
-            self._spool.append(_Spooled(payload))
-            while len(self._spool) > self._settings.spool:
-                self._spool.popleft()
-                self.lost_events += 1
+        self._spool.add(payload)
         self.flush()
 
     def flush(self) -> None:
         """Send what waits in the spool and forget what was acknowledged. Call it now and then."""
         with self._lock:
             client = self._client
-            for entry in [e for e in self._spool if e.mid in self._acknowledged]:
-                self._spool.remove(entry)
+            self._spool.settle(self._acknowledged)
             if client is None:
                 return
             if 0 < self._deaf_until < time.monotonic():
                 self._listen(client)
-            for entry in self._spool:
-                if entry.mid is None:
-                    entry.mid = self._publish(client, "event", entry.payload, 1, False, _properties()).mid
+            for waiting in self._spool.waiting():
+                if waiting.mid is None:
+                    waiting.mid = self._publish(client, "event", waiting.payload, 1, False, _fixed()).mid
 
     def _publish(
         self, client: paho.Client, topic: str, payload: bytes, qos: int, retain: bool, properties: Properties
@@ -198,8 +200,7 @@ class Link:
         was = self._client is client
         with self._lock:
             self._client = None
-            for entry in self._spool:
-                entry.mid = None
+            self._spool.connected(False)
             self._acknowledged.clear()
             self._sent = self._gone = 0
         client.disconnect()
@@ -210,7 +211,7 @@ class Link:
     def _make(self, accepted: threading.Event) -> paho.Client:
         settings = self._settings
         client = paho.Client(
-            CallbackAPIVersion.VERSION2, client_id=self._id, protocol=paho.MQTTv5, reconnect_on_failure=False
+            CallbackAPIVersion.VERSION2, client_id=self.client_id, protocol=paho.MQTTv5, reconnect_on_failure=False
         )
         client.connect_timeout = _CONNECT_TIMEOUT_S
         client.will_set(self.prefix + "status", self._will, 1, retain=True, properties=_properties(will=True))
@@ -226,9 +227,10 @@ class Link:
                 return
             self._listen(client)
             for topic, payload in self._hello():
-                self._publish(client, topic, payload, 1, True, _properties())
+                self._publish(client, topic, payload, 1, True, _fixed())
             self.connects += 1
             self._last_fault = ""
+            self._spool.connected(True)
             self._client = client
             accepted.set()
             self._changed(True, "")
@@ -312,3 +314,21 @@ def _properties(expiry_s: int | None = None, *, will: bool = False, content_type
     if expiry_s is not None:
         properties.MessageExpiryInterval = expiry_s
     return properties
+
+
+class _Packed(Properties):
+    """Properties as bytes: paho would put them together anew for every message, at half of the whole packet's cost."""
+
+    def __init__(self, properties: Properties) -> None:
+        self.__dict__.update(vars(properties), packed=properties.pack())  # type: ignore[no-untyped-call]
+
+    def pack(self) -> bytes:
+        """What goes into the packet."""
+        packed: bytes = self.__dict__["packed"]
+        return packed
+
+
+@functools.cache
+def _fixed(expiry_s: int | None = None) -> Properties:
+    """The properties of a message that has none of its own."""
+    return _Packed(_properties(expiry_s))

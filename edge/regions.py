@@ -80,7 +80,11 @@ def map_probabilities(logits: NDArray[np.float32], temperature: float) -> NDArra
         float32 of the same shape, a new array.
     """
     # By tanh, which no logit makes overflow.
-    return np.asarray(0.5 + 0.5 * np.tanh(logits * np.float32(0.5 / temperature)), np.float32)
+    probabilities = np.asarray(logits * np.float32(0.5 / temperature), np.float32)
+    np.tanh(probabilities, probabilities)
+    probabilities *= np.float32(0.5)
+    probabilities += np.float32(0.5)
+    return probabilities
 
 
 def support(probabilities: NDArray[np.float32], spec: MapSpec, view: View) -> float:
@@ -92,7 +96,7 @@ def support(probabilities: NDArray[np.float32], spec: MapSpec, view: View) -> fl
         view: how the frame came into the model's input.
     """
     rows, columns = _cells(view.inner, spec.stride)
-    return float(probabilities[rows, columns].max())
+    return float(np.maximum.reduce(probabilities[rows, columns], axis=None))
 
 
 def find_regions(probabilities: NDArray[np.float32], spec: MapSpec, view: View) -> tuple[Region, ...]:
@@ -217,38 +221,50 @@ def _cells(inner: Box, stride: int) -> tuple[slice, slice]:
 
 
 def _extent(cells: NDArray[np.float32], threshold: float) -> _Extent | None:
-    """The region in a map of one label, float32 (rows, columns); None where no cell reaches the threshold."""
-    sure = cells >= threshold
-    if not sure.any():
+    """The region in a map of one label, float32 (rows, columns); None where no cell reaches the threshold.
+
+    On so few cells the calls are what costs: numpy's ufuncs are called without their wrappers, and pieces are only
+    looked at where there are several.
+    """
+    root = np.float32(threshold)
+    if np.maximum.reduce(cells, axis=None) < root:
         return None
-    above = np.asarray(cells >= _GROWTH * threshold, np.uint8)
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
-    single = count == 2  # noqa: PLR2004  the background is a piece too
-    chosen = above if single else _together(cells, sure, np.asarray(parts, np.int32), stats.tolist())
-    sure &= chosen > 0
-    # The cells around the region are partly covered too; those of pieces that were left out are not its own.
-    around = np.asarray(cv2.dilate(chosen, _AROUND), np.uint8) & (chosen | (1 - above))
-    weights = cells * around
-    across, down = weights.sum(axis=0), weights.sum(axis=1)
-    mass = float(across.sum())
-    inside, certain = np.sort(cells[chosen > 0]), cells[sure]
+    above = np.asarray(cells >= np.float32(_GROWTH * threshold)).view(np.uint8)
+    count, _ = cv2.connectedComponents(above, connectivity=8)
+    if count == 2:  # noqa: PLR2004  the background is a piece too
+        chosen, weights = above, cells * np.asarray(cv2.dilate(above, _AROUND), np.uint8)
+    else:
+        chosen = _together(cells, above, threshold)
+        # The cells around the region are partly covered too; those of pieces that were left out are not its own.
+        weights = cells * (np.asarray(cv2.dilate(chosen, _AROUND), np.uint8) & (chosen | (1 - above)))
+    across, down = np.add.reduce(weights, axis=0), np.add.reduce(weights, axis=1)
+    mass = float(np.add.reduce(across))
+    inside = cells[chosen.view(np.bool_)]
+    inside.sort()
+    certain = inside[inside.searchsorted(root) :]
     level = 0.5 * float(inside[len(inside) // 2])
     return _Extent(
-        _crossings(weights.max(axis=0), level),
-        _crossings(weights.max(axis=1), level),
+        _crossings(np.maximum.reduce(weights, axis=0), level),
+        _crossings(np.maximum.reduce(weights, axis=1), level),
         (float(across @ np.arange(0.5, len(across))) / mass, float(down @ np.arange(0.5, len(down))) / mass),
         mass,
-        float(certain.sum()) / len(certain),
+        float(np.add.reduce(certain)) / len(certain),
     )
 
 
-def _together(
-    cells: NDArray[np.float32], sure: NDArray[np.bool_], parts: NDArray[np.int32], stats: list[list[int]]
-) -> NDArray[np.uint8]:
-    """1 where a cell is of the rooted piece with the most evidence, or of another rooted one that belongs to it."""
+def _together(cells: NDArray[np.float32], above: NDArray[np.uint8], threshold: float) -> NDArray[np.uint8]:
+    """1 where a cell is of the rooted piece with the most evidence, or of another rooted one that belongs to it.
+
+    Args:
+        cells: float32 (rows, columns).
+        above: 1 where a cell may belong to a piece.
+        threshold: of the cells that root one.
+    """
+    _, labels, boxes, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
+    parts, stats = np.asarray(labels, np.int32), boxes.tolist()
     evidence = np.bincount(parts.ravel(), weights=cells.ravel(), minlength=len(stats))
     rooted = np.zeros(len(stats), np.bool_)
-    rooted[parts[sure]] = True
+    rooted[parts[cells >= np.float32(threshold)]] = True
     evidence *= rooted
     main = int(evidence.argmax())
     left, top, width, height, _ = stats[main]

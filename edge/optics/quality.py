@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 
 if TYPE_CHECKING:
-    from cv2.typing import MatLike
     from numpy.typing import NDArray
 
     from edge.geometry import Box
@@ -97,11 +96,10 @@ def measure_quality(model_input: NDArray[np.uint8], inner: Box, limits: QualityL
     dx, dy = inner.width // 8, inner.height // 8
     top, left = inner.y + dy, inner.x + dx
     centre = model_input[0, top : top + inner.height - 2 * dy, left : left + inner.width - 2 * dx]
-    grey = cv2.cvtColor(np.ascontiguousarray(centre), cv2.COLOR_RGB2GRAY)
-    levels = cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel() / max(1, grey.size)
+    grey = np.asarray(cv2.cvtColor(centre, cv2.COLOR_RGB2GRAY), np.uint8)
     mean, deviation = cv2.meanStdDev(grey)
-    brightness, contrast = float(mean.ravel()[0]), float(deviation.ravel()[0])
-    over = float(levels[_CLIPPED:].sum())
+    brightness, contrast = float(mean[0, 0]), float(deviation[0, 0])
+    over = np.count_nonzero(grey >= _CLIPPED) / max(1, grey.size)
     sharpness = _detail(grey) / (brightness + 1)
     reasons = []
     if contrast < limits.blank_contrast:
@@ -113,12 +111,13 @@ def measure_quality(model_input: NDArray[np.uint8], inner: Box, limits: QualityL
     if not reasons and _is_elsewhere(centre, limits):
         reasons.append("out_of_body")
     if not reasons and sharpness < limits.sharpness:
-        low, high = np.searchsorted(np.cumsum(levels), (0.05, 0.95))
+        levels = np.cumsum(cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel()) / max(1, grey.size)
+        low, high = np.searchsorted(levels, (0.05, 0.95))
         reasons.append("fogged" if low > limits.veiled * high else "blurred")
     return Quality(brightness, contrast, over, sharpness, tuple(reasons))
 
 
-def _detail(grey: NDArray[np.uint8] | MatLike) -> float:
+def _detail(grey: NDArray[np.uint8]) -> float:
     """Grey levels by which the sharpest edges stand out."""
     # Blur first, so that noise does not pass for detail; in eighths of a level, as dark pictures have few levels.
     fine = cv2.GaussianBlur(np.asarray(grey, np.int16) * 8, (3, 3), 0)
@@ -130,10 +129,13 @@ def _detail(grey: NDArray[np.uint8] | MatLike) -> float:
 
 def _is_elsewhere(centre: NDArray[np.uint8], limits: QualityLimits) -> bool:
     """Whether a coloured picture lacks the red of tissue."""
-    small = cv2.resize(centre, (24, 24), interpolation=cv2.INTER_AREA)  # noise has colours of its own
-    red, green, blue = (small[..., channel].astype(np.float32) for channel in range(3))
+    # Averages, as noise has colours of its own; where it halves exactly, OpenCV is ten times as fast.
+    twice = cv2.resize(centre, (48, 48), interpolation=cv2.INTER_LINEAR)
+    small = cv2.resize(twice, (24, 24), interpolation=cv2.INTER_AREA)
+    red, green, blue = cv2.split(small.astype(np.float32))
+    other = np.maximum(green, blue)
     total = np.maximum(red + green + blue, _UNLIT)
-    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    spread = np.maximum(red, other) - np.minimum(np.minimum(red, green), blue)
     if float((spread / total).mean()) * 3 < limits.colour:
         return False
-    return bool(((red - np.maximum(green, blue)) * 3 > _WARM * total).mean() < limits.warm_share)
+    return bool(((red - other) * 3 > _WARM * total).mean() < limits.warm_share)
