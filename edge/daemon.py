@@ -14,7 +14,7 @@ from edge.analysis import Analyser
 from edge.capture import Reader, choose_source, is_camera, public_name
 from edge.errors import BundleError, SourceError
 from edge.frames import NewestFrameSlot, now_ns
-from edge.mqtt import Link
+from edge.mqtt import TAKEN_OVER, Link
 from edge.pipeline import Pipeline
 from edge.preview import SEEN, Preview
 from edge.recording import Origin, Recorder, retain
@@ -91,7 +91,8 @@ class Daemon:
             will=self._status("offline", ["connection lost"]).encode(),
             hello=self._hello,
             command=self._command,
-            changed=lambda connected, why: log.info("broker: %s", "connected" if connected else why),
+            changed=self._broker_changed,
+            spool=config.effective_state_dir / "spool",
         )
         self._preview: Preview | None = None
         if config.preview.enabled:
@@ -278,6 +279,12 @@ class Daemon:
     def _source_changed(self, state: str, reason: str) -> None:
         log.log(logging.WARNING if state == "lost" else logging.INFO, "source: %s %s", state, reason)
         self.pipeline.event("source", after=state, detail=reason if is_camera(self.config.capture) else "")
+
+    def _broker_changed(self, connected: bool, why: str) -> None:
+        log.info("broker: %s", "connected" if connected else why)
+        if not connected and TAKEN_OVER in why.lower() and not self._stop.is_set():
+            name = self._link.client_id
+            self.pipeline.event("fault", detail=f"another client took the name {name} at the broker: a second adapter?")
 
     @property
     def _degraded(self) -> list[str]:
