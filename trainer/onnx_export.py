@@ -75,7 +75,8 @@ def with_image_input(model: onnx.ModelProto) -> onnx.ModelProto:
 
     (x - 127) / 128 is a DequantizeLinear of scale 1/128 and zero point 127. A quantised body has one already, behind a
     QuantizeLinear of `pixels` with just these parameters, whose place the Transpose takes: the runtime's optimiser then
-    fuses both into the first quantised convolution, and no float image exists.
+    fuses both into the first quantised convolution, and no float image exists. Signed activations want the pixels less
+    128: then the image becomes floats and whole numbers again.
 
     Args:
         model: with a float input `pixels` (1, 3, H, W); left as it is.
@@ -88,9 +89,8 @@ def with_image_input(model: onnx.ModelProto) -> onnx.ModelProto:
     (pixels,) = [value for value in graph.input if value.name == PIXELS]
     _, _, height, width = (d.dim_value for d in pixels.type.tensor_type.shape.dim)
     quantised = [node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == PIXELS]
-    if quantised:
+    if quantised and _takes_pixels(graph, quantised[0]):
         (quantise,) = quantised
-        _check_input_parameters(graph, quantise)
         for node in graph.node:
             for i, name in enumerate(node.input):
                 if name == quantise.output[0]:
@@ -112,12 +112,49 @@ def with_image_input(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _check_input_parameters(graph: onnx.GraphProto, quantise: onnx.NodeProto) -> None:
+def with_cast_input(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Put the device's input before a body as TensorRT takes it: of uint8 it knows no more than to make floats of it.
+
+    Args:
+        model: float or quantised, with a float input `pixels` (1, 3, H, W); left as it is.
+
+    Returns:
+        A model with the input `image` uint8 (1, H, W, 3), cast, transposed and normalised in float.
+    """
+    model = onnx.load_from_string(model.SerializeToString())
+    graph = model.graph
+    (pixels,) = [value for value in graph.input if value.name == PIXELS]
+    _, _, height, width = (d.dim_value for d in pixels.type.tensor_type.shape.dim)
+    graph.initializer.append(numpy_helper.from_array(np.float32(MEAN), "image_mean"))
+    graph.initializer.append(numpy_helper.from_array(np.float32(1 / SCALE), "image_factor"))
+    nodes = [
+        helper.make_node("Cast", [IMAGE], ["image_float"], "to_float", to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["image_float"], ["image_nchw"], "to_nchw", perm=[0, 3, 1, 2]),
+        helper.make_node("Sub", ["image_nchw", "image_mean"], ["image_centred"], "centre"),
+        helper.make_node("Mul", ["image_centred", "image_factor"], [PIXELS], "normalise"),
+        *graph.node,
+    ]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.input.remove(pixels)
+    graph.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, (1, height, width, 3)))
+    onnx.checker.check_model(model)
+    return model
+
+
+def _takes_pixels(graph: onnx.GraphProto, quantise: onnx.NodeProto) -> bool:
+    """Whether what a QuantizeLinear makes of normalised pixels is the pixels themselves.
+
+    Raises:
+        ValueError: it is neither these nor these less 128: its scale or zero point is not the normalisation's.
+    """
     values = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     scale, zero_point = values[quantise.input[1]], values[quantise.input[2]]
-    if zero_point.dtype != np.uint8 or float(scale) != 1 / SCALE or int(zero_point) != MEAN:
+    signed = zero_point.dtype == np.int8
+    if float(scale) != 1 / SCALE or int(zero_point) != (MEAN - 128 if signed else MEAN):
         msg = f"the input is quantised with scale {scale}, zero point {zero_point}: pixels would need a conversion"
         raise ValueError(msg)
+    return not signed
 
 
 def scale_output(model: onnx.ModelProto, output: str, factor: float) -> onnx.ModelProto:

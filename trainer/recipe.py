@@ -185,7 +185,7 @@ class GateSettings(_Part):
     agreement: Share = 0.995
     ece: Share = 0.01
     flips: Share = 0.005
-    signal_db: float = 6.0
+    signal_db: float = 10.0
     dice: Share = 0.01
 
 
@@ -259,6 +259,16 @@ class BundleSettings(_Part):
     attributions: list[str] = []
     max_bytes: int = Field(default=1_500_000, ge=1)
     artefacts: list[ArtefactKind] = Field(default=["int8"], min_length=1)
+
+    @model_validator(mode="after")
+    def _runs_anywhere(self) -> BundleSettings:
+        if self.artefacts[0].startswith("tensorrt"):
+            msg = f"artefacts {self.artefacts} must begin with int8 or fp32: every device can run these"
+            raise ValueError(msg)
+        if len(set(self.artefacts)) != len(self.artefacts):
+            msg = f"artefacts {self.artefacts} name one twice"
+            raise ValueError(msg)
+        return self
 
 
 class UnseenSettings(_Part):

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from trainer.data.pack import Pack
     from trainer.evaluate import Answers, Judging
     from trainer.inputs import Inputs
-    from trainer.recipe import MapSettings, StudentSettings, TrainSettings
+    from trainer.recipe import DataSettings, MapSettings, StudentSettings, TrainSettings
 
 _QUANTISED = {"int8": "distilled", "smaller": "smaller"}  # rows of INT8 models, and whose they are
 DONE, RECIPE, MAPS_FILE = "done.json", "recipe.json", "maps.npy"
@@ -72,7 +72,7 @@ class Run:
     @functools.cached_property
     def data_key(self) -> str:
         """Hash of the data settings and of what files are there."""
-        return digest("data", 1, self.recipe.data, self.recipe.seed, _stamp(self.root))
+        return digest("data", 1, self.recipe.data, self.recipe.seed, stamp(self.root))
 
     @functools.cached_property
     def records(self) -> list[Record]:
@@ -219,31 +219,34 @@ class Run:
 
     def distil(self, row: str = "distilled") -> Path:
         """Train a student (one of `students`) under the teacher; returns its folder."""
+        self.teacher()
+        if self._maps(row) is not None:
+            self.soft_masks()
+        settings = self._student_settings(row).train
+        folder = self._folder("distil", self.distil_key(row))
+
+        def work() -> dict[str, Any]:
+            return self.learn(row, self.new_student(row), settings, folder, TITLES[row])
+
+        return self._once("distil", folder, work)
+
+    def learn(self, row: str, student: nn.Module, settings: TrainSettings, folder: Path, title: str) -> dict[str, Any]:
+        """Train a row's student, wherever its weights begin, under the teacher; returns what it came to."""
         from trainer.distil import Distillation  # noqa: PLC0415
         from trainer.losses import HardLabels, SoftMaps, SoftTargets  # noqa: PLC0415
         from trainer.train import BEST, load_weights  # noqa: PLC0415
 
-        taught = self.teacher()
-        maps = self._maps(row)
-        if maps is not None:
-            self.soft_masks()
-        chosen = self._student_settings(row)
-        settings, distil = chosen.train, self.recipe.distil
-        folder = self._folder("distil", self.distil_key(row))
-
-        def work() -> dict[str, Any]:
-            teacher = self.new_teacher()
-            load_weights(teacher, taught / BEST)
-            task = Distillation(
-                self.new_student(row), teacher,
-                soft=SoftTargets(distil.temperature), hard=HardLabels(settings.smoothing),
-                soft_weight=distil.soft, hard_weight=distil.hard,
-                dense=None if maps is None else SoftMaps(maps.positive),
-                map_weight=0.0 if maps is None else maps.weight,
-            )  # fmt: skip
-            return self._fit(task, settings, folder, TITLES[row], maps=maps is not None)
-
-        return self._once("distil", folder, work)
+        maps, distil = self._maps(row), self.recipe.distil
+        teacher = self.new_teacher()
+        load_weights(teacher, self.teacher() / BEST)
+        task = Distillation(
+            student, teacher,
+            soft=SoftTargets(distil.temperature), hard=HardLabels(settings.smoothing),
+            soft_weight=distil.soft, hard_weight=distil.hard,
+            dense=None if maps is None else SoftMaps(maps.positive),
+            map_weight=0.0 if maps is None else maps.weight,
+        )  # fmt: skip
+        return self._fit(task, settings, folder, title, maps=maps is not None)
 
     def soft_masks(self) -> Path:
         """Train the segmentation teacher and ask it about the training images; returns the array file."""
@@ -357,27 +360,31 @@ class Run:
         return onnx.load_model(path)
 
     def quantise(self, row: str = "distilled") -> Path:
-        """Quantise a distilled student; returns the folder with `int8.onnx`."""
-        from trainer.inputs import prepare_inputs  # noqa: PLC0415
-        from trainer.quantise import quantise  # noqa: PLC0415
+        """Quantise a distilled student by the recipe's ladder; returns the folder with `int8.onnx`, `ladder.json`."""
+        from trainer.quantise.stage import quantise_row, write_results  # noqa: PLC0415
 
-        recipe = self.recipe
         folder = self._folder("quantise", self.quantise_key(row))
 
         def work() -> dict[str, Any]:
-            body = self.body(row)
-            chosen = _spread(self.split("train"), recipe.quantise.images, recipe.seed)
-            inputs = prepare_inputs(chosen, self.root, recipe.input, folder / "calibration", recipe.labels)
-            say(f"quantising, calibrated on {len(chosen)} training images")
-            model = quantise(body, inputs.images, recipe.quantise).SerializeToString()
-            _write(folder / "int8.onnx", model)
-            return {"bytes": len(model), "images": len(chosen)}
+            return write_results(quantise_row(self, row, folder), folder)
 
         return self._once("quantise", folder, work)
 
     def quantise_key(self, row: str = "distilled") -> str:
         """Hash of all that an INT8 model depends on."""
-        return digest("quantise", 1, self.distil_key(row), self.recipe.input, self.recipe.quantise)
+        recipe = self.recipe
+        engine = ["tensorrt"] if "tensorrt-int8" in recipe.bundle.artefacts else []
+        return digest("quantise", 2, self.distil_key(row), recipe.input, recipe.quantise, recipe.decide, *engine)
+
+    def calibration(self) -> Inputs:
+        """Training images as the device would see them, from every source and label, for the ranges of activations."""
+        from trainer.inputs import prepare_inputs  # noqa: PLC0415
+
+        recipe = self.recipe
+        chosen = _spread(self.split("train"), recipe.quantise.images, recipe.seed)
+        device = code_hash(Path(optics.__file__).parent, Path(preprocess.__file__))
+        key = digest("calibration", 1, data_hash(chosen, self.root), recipe.input, device)[:16]
+        return prepare_inputs(chosen, self.root, recipe.input, self.out / "cache" / f"calibration-{key}", recipe.labels)
 
     @property
     def rows(self) -> list[str]:
@@ -516,6 +523,7 @@ class Run:
         from edge.bundle import DecisionSpec, MapSpec  # noqa: PLC0415
         from trainer.evaluate import Judging  # noqa: PLC0415
         from trainer.export import Shipped, build_bundle  # noqa: PLC0415
+        from trainer.quantise.stage import primary_artefacts  # noqa: PLC0415
 
         recipe = self.recipe
         folder = self._folder("bundle", digest("bundle", 1, self.evaluate_key, recipe.bundle, recipe.about))
@@ -525,10 +533,10 @@ class Run:
             report = self.evaluate()
             decision = DecisionSpec.model_validate(report["decision"])
             maps = MapSpec.model_validate(report["maps"]) if "maps" in report else None
-            shipped = [Shipped("primary", "int8", self.models(("int8",))["int8"])]
+            shipped = primary_artefacts(self)
             if recipe.smaller is not None:
-                shipped.append(Shipped("smaller", "int8", self._like_the_primary(report)))
-            wide = [Shipped("primary", "fp32", self.models(("distilled",))["distilled"])]
+                shipped.append(Shipped("smaller", "int8", "onnxruntime", self._like_the_primary(report)))
+            wide = [Shipped("primary", "fp32", "onnxruntime", self.models(("distilled",))["distilled"])]
             sizes = {}
             for models, suffix in ((shipped, ""), (wide, "-fp32")):
                 shown = recipe
@@ -605,7 +613,7 @@ class Run:
         if (folder / DONE).exists():
             return folder
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        with locked(folder):
             if not (folder / DONE).exists():
                 result = work()
                 part = folder / (DONE + ".part")
@@ -620,17 +628,21 @@ def import_records(recipe: Recipe, root: Path) -> tuple[list[Record], list[str]]
     Returns:
         The records, and notes about what was left out.
     """
+    return import_data(recipe.data, recipe.seed, root)
+
+
+def import_data(data: DataSettings, seed: int, root: Path) -> tuple[list[Record], list[str]]:
+    """As `import_records`, by the data settings alone."""
     from trainer.data.build import build_records  # noqa: PLC0415
     from trainer.data.importers import import_class_folders  # noqa: PLC0415
     from trainer.data.splits import split_by_group  # noqa: PLC0415
 
-    data = recipe.data
     if data.manifest:
         return read_manifest(root / data.manifest), []
     own = [record for folder in data.class_folders for record in import_class_folders(root, folder)]
     if data.sources == []:
-        return split_by_group(own, recipe.seed), []
-    return build_records(root, data.visibility, recipe.seed, data.sources, own)
+        return split_by_group(own, seed), []
+    return build_records(root, data.visibility, seed, data.sources, own)
 
 
 def recall_run(out: Path, root: Path) -> Run:
@@ -646,7 +658,7 @@ def recall_run(out: Path, root: Path) -> Run:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Keep two runs from working in one folder; the system lets go when the process ends, however it does."""
     with (folder / ".lock").open("w") as stream:
         try:
@@ -682,7 +694,7 @@ def _spread(records: Sequence[Record], count: int, seed: int) -> list[Record]:
     return drawn
 
 
-def _stamp(root: Path) -> str:
+def stamp(root: Path) -> str:
     """Hash of the names and sizes of all files below a folder: quick, and the same for a copy of it."""
     if not root.is_dir():
         raise FoldsightError(f"{root}: no such folder; give the folder that holds the images with --data")
