@@ -13,21 +13,17 @@ cut-off set-up left is recognised and done again.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import hashlib
 import os
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge.errors import FoldsightError
+from prepared import SetupError, alone, folder_of, follow, key, once, tool_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable
 
 HERE = Path(__file__).parent
 SUITE, PYTHON = "bookworm", "python3.11"
@@ -35,10 +31,6 @@ INCLUDE = ("python3", "libstdc++6")
 TOOLS = {"qemu-aarch64": "qemu-user", "debootstrap": "debootstrap", "dpkg-deb": "dpkg", "gcc": "gcc"}
 _GLIBC = (17, 26, 27, 28, 31, 34, 35)  # of manylinux tags that bookworm's glibc 2.36 runs
 _LINKS = ("bin", "etc", "lib", "sbin", "usr")
-
-
-class SetupError(FoldsightError):
-    """The emulated root cannot be made, or does not run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +97,7 @@ class Root:
 
 def default_folder() -> Path:
     """Below the user's cache, outside the repository."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "foldsight" / "arm64"
+    return folder_of("arm64")
 
 
 def prepare(folder: Path, tell: Callable[[str], None], mirror: str | None = None) -> Root:
@@ -124,16 +115,16 @@ def prepare(folder: Path, tell: Callable[[str], None], mirror: str | None = None
     folder = folder.absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder / "lock", tell):
+        with alone(folder / "lock", tell):
             root = Root(
                 folder,
-                folder / f"debian-{SUITE}-{_key(*INCLUDE)}",
-                folder / f"packages-{_key((HERE / 'requirements.txt').read_text(encoding='utf-8'), PYTHON)}",
-                folder / f"count-{_key((HERE / 'count.c').read_text(encoding='utf-8'))}.so",
+                folder / f"debian-{SUITE}-{key(*INCLUDE)}",
+                folder / f"packages-{key((HERE / 'requirements.txt').read_text(encoding='utf-8'), PYTHON)}",
+                folder / f"count-{key((HERE / 'count.c').read_text(encoding='utf-8'))}.so",
             )
-            _once(root.debian, lambda part: _debian(part, folder / "debs", mirror, tell))
-            _once(root.packages, lambda part: _packages(part, tell))
-            _once(root.plugin, _plugin)
+            once(root.debian, lambda part: _debian(part, folder / "debs", mirror, tell))
+            once(root.packages, lambda part: _packages(part, tell))
+            once(root.plugin, _plugin)
             for cpu in CPUS.values():
                 describe_cpu(root.of(cpu), cpu, root.debian)
     except OSError as error:
@@ -143,7 +134,7 @@ def prepare(folder: Path, tell: Callable[[str], None], mirror: str | None = None
 
 def check_tools() -> None:
     """Raise a SetupError where one is missing."""
-    missing = {tool: package for tool, package in TOOLS.items() if shutil.which(tool, path=_path()) is None}
+    missing = {tool: package for tool, package in TOOLS.items() if shutil.which(tool, path=tool_path()) is None}
     if missing:
         raise SetupError(
             f"{', '.join(missing)} not found: run 'apt-get install {' '.join(missing.values())}' as root, "
@@ -169,47 +160,15 @@ def describe_cpu(place: Path, cpu: Cpu, debian: Path) -> None:
             link.symlink_to(target)
 
 
-def _key(*parts: str) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
-
-
-def _path() -> str:
-    """The PATH with the folders in which debootstrap lies, which only root has on it."""
-    return os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
-
-
-@contextlib.contextmanager
-def _alone(path: Path, tell: Callable[[str], None]) -> Iterator[None]:
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            tell("another set-up is going on in this folder; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _once(place: Path, make: Callable[[Path], None]) -> None:
-    """Make something beside its place, and move it there once it is whole."""
-    if place.exists():
-        return
-    part = place.with_name(place.name + ".part")
-    if part.is_dir():
-        shutil.rmtree(part)
-    part.unlink(missing_ok=True)
-    make(part)
-    part.rename(place)
-
-
 def _debian(part: Path, debs: Path, mirror: str | None, tell: Callable[[str], None]) -> None:
     tell(f"fetching Debian {SUITE} for arm64 (50 MB)")
     command = ["debootstrap", "--download-only", "--force-check-gpg", "--arch=arm64", "--variant=minbase"]
     command += [f"--include={','.join(INCLUDE)}", SUITE, str(debs), *([mirror] if mirror else [])]
-    _follow(command, "I: Retrieving ", tell, "the arm64 packages could not be fetched")
+    follow(command, "I: Retrieving ", tell, "the arm64 packages could not be fetched")
     tell("unpacking it")
     part.mkdir()
     for deb in sorted((debs / "var" / "cache" / "apt" / "archives").glob("*.deb")):
-        _follow(["dpkg-deb", "-x", str(deb), str(part)], "", tell, f"{deb.name} could not be unpacked")
+        follow(["dpkg-deb", "-x", str(deb), str(part)], "", tell, f"{deb.name} could not be unpacked")
     if not (part / "usr" / "bin" / PYTHON).exists():
         raise SetupError(f"Debian {SUITE} came without {PYTHON}: remove {debs} and run it again")
     shutil.rmtree(debs)
@@ -221,30 +180,9 @@ def _packages(part: Path, tell: Callable[[str], None]) -> None:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--target", str(part)]
     command += [*platforms, "--platform=manylinux2014_aarch64", f"--python-version={PYTHON.removeprefix('python')}"]
     command += ["--implementation=cp", "--only-binary=:all:", "--no-compile", "--progress-bar=off"]
-    _follow([*command, "-r", str(HERE / "requirements.txt")], "Collecting ", tell, "the wheels could not be fetched")
+    follow([*command, "-r", str(HERE / "requirements.txt")], "Collecting ", tell, "the wheels could not be fetched")
 
 
 def _plugin(part: Path) -> None:
     command = ["gcc", "-shared", "-fPIC", "-O2", "-fvisibility=hidden", "-o", str(part), str(HERE / "count.c")]
-    _follow(command, "", lambda line: None, "the counting plugin could not be built")  # noqa: ARG005
-
-
-def _follow(command: Sequence[str], step: str, tell: Callable[[str], None], failure: str) -> None:
-    """Run a command, tell of every 20th line that begins with `step`; a failure is one sentence with its last line."""
-    environment = {**os.environ, "PATH": _path(), "LC_ALL": "C"}
-    steps, last = 0, ""
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as process:
-        assert process.stdout is not None  # noqa: S101  for the type checker
-        for line in map(str.strip, process.stdout):
-            last = line or last
-            if step and line.startswith(step):
-                steps += 1
-                if steps % 20 == 1:
-                    tell(f"  {steps}: {line.removeprefix(step)}")
-    if process.returncode:
-        raise SetupError(
-            f"{failure} ({last or f'exit status {process.returncode}'}): see that network and disk are there, "
-            "and run it again; what is here already is kept"
-        )
+    follow(command, "", lambda line: None, "the counting plugin could not be built")  # noqa: ARG005

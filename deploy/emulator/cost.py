@@ -15,7 +15,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from arm_root import CPUS, HERE, PYTHON, Cpu, Root, SetupError, default_folder, prepare
+from arm_root import CPUS, HERE, PYTHON, Cpu, Root, default_folder, prepare
+from prepared import SetupError
 from tally import Tally, TallyError, read_counts, tally
 
 from edge.bench.ring import RingSource

@@ -20,6 +20,7 @@ EMULATOR = Path(__file__).parents[2] / "deploy" / "emulator"
 sys.path.insert(0, str(EMULATOR))
 import arm_root  # noqa: E402  from there
 import cost  # noqa: E402
+import prepared  # noqa: E402
 import tally  # noqa: E402
 
 MARK = 1562
@@ -168,10 +169,10 @@ def test_what_a_cut_off_set_up_left_is_done_again(tmp_path: Path) -> None:
         (part / "whole").touch()
 
     with pytest.raises(KeyboardInterrupt):
-        arm_root._once(place, make)
+        prepared.once(place, make)
     assert not place.exists()
-    arm_root._once(place, make)
-    arm_root._once(place, make)
+    prepared.once(place, make)
+    prepared.once(place, make)
     assert (place / "whole").is_file()
     assert len(made) == 2
     assert [p.name for p in tmp_path.iterdir()] == ["thing"]
@@ -180,8 +181,8 @@ def test_what_a_cut_off_set_up_left_is_done_again(tmp_path: Path) -> None:
 def test_a_failing_command_is_one_sentence_with_its_last_word() -> None:
     told: list[str] = []
     script = "for n in $(seq 45); do echo Get $n; done; echo 'E: no route to host'; exit 3"
-    with pytest.raises(arm_root.SetupError, match=r"could not be fetched \(E: no route to host\): see that network"):
-        arm_root._follow(["sh", "-c", script], "Get ", told.append, "it could not be fetched")
+    with pytest.raises(prepared.SetupError, match=r"could not be fetched \(E: no route to host\): see that network"):
+        prepared.follow(["sh", "-c", script], "Get ", told.append, "it could not be fetched")
     assert told == ["  1: 1", "  21: 21", "  41: 41"]
 
 
