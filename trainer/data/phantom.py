@@ -1,7 +1,7 @@
 """Frames of the phantom as records: rendered when read, so no file holds them and every machine has the same ones.
 
-`phantom:SEED#K` names frame K of the ten that `edge.capture.phantom.training_frames(10, SEED)` deals out: one anatomy
-and look per seed, which is therefore the group.
+`phantom:SEED#K` names frame K of the ten that `edge.capture.phantom.training_frames` deals out for SEED in its full
+variety: one anatomy and look per seed, which is therefore the group.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import threading
 
 import numpy as np
 
-from edge.capture.phantom import Truth, training_frames
-from trainer.data.types import FOLD, GLOTTIS, LABELS, TISSUE, DataError, Image, Mask
+from edge.capture.phantom import Part, Truth, Variety, training_frames
+from trainer.data.types import FOLD, GLOTTIS, LABELS, PATHOLOGY, TISSUE, TOOL, TUBE, DataError, Image, Mask
 
 PREFIX = "phantom:"
 BLOCK = 10
@@ -30,7 +30,7 @@ def frame(path: str) -> tuple[Image, Mask, str | None]:
     """Render the frame that a path names.
 
     Returns:
-        uint8 (H, W, 3) BGR; its class map, in which all but folds and glottis counts as tissue; and its label, None
+        uint8 (H, W, 3) BGR; its class map (folds, glottis, pathology, tool, tube, the rest tissue); and its label, None
         where the phantom calls the view ambiguous, or calls it hidden while a glimpse of folds or glottis is left.
 
     Raises:
@@ -46,13 +46,19 @@ def frame(path: str) -> tuple[Image, Mask, str | None]:
 
 
 def class_map(truth: Truth) -> Mask:
-    """A rendered frame's class map, uint8 (H, W), in which all but folds and glottis counts as tissue."""
+    """A rendered frame's class map, uint8 (H, W): folds, glottis and, where its parts are known, what hides them."""
     classes = np.full(truth.folds.shape, TISSUE, np.uint8)
     classes[truth.folds] = FOLD
     classes[truth.glottis] = GLOTTIS
+    if truth.parts is not None:
+        for part, number in _CLASSES.items():
+            classes[truth.parts == part] = number
     return classes
+
+
+_CLASSES = {Part.LESION: PATHOLOGY, Part.TUBE: TUBE, Part.INSTRUMENT: TOOL, Part.BLADE: TOOL}
 
 
 @functools.lru_cache(maxsize=8)
 def _block(seed: int) -> tuple[tuple[Image, Truth], ...]:
-    return tuple(training_frames(BLOCK, seed, detail=_DETAIL))
+    return tuple(training_frames(BLOCK, seed, detail=_DETAIL, variety=Variety()))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edge.capture.phantom.parts import Part
 from edge.capture.phantom.texture import (
     HEADROOM,
     Array,
@@ -68,6 +69,17 @@ class Anatomy:
     lesion_colour: tuple[float, float, float]
     f0: float  # voice, Hz; a little above a multiple of 60, so that cameras alias it to a slow swing
     seed: int
+    more_lesions: tuple[tuple[float, float, float], ...] = ()  # as `lesion`, on either fold
+    plaques: float = 0.0  # share of the folds under white, rough patches
+    bow: float = 0.0  # how far thin folds stay apart in their middle
+    epiglottis_width: float = 1.0
+    epiglottis_lean: float = 0.0  # how far its edge slants
+    creases: float = 1.0  # relief of the mucosa around the larynx
+
+    @property
+    def lesions(self) -> list[tuple[float, float, float]]:
+        """Every nodule and polyp: side, v, radius."""
+        return [lesion for lesion in (self.lesion, *self.more_lesions) if lesion[0]]
 
     def half_width(self, v: Array) -> Array:
         """Width of each fold's visible band at `v`."""
@@ -139,14 +151,16 @@ class Plates:
 
     larynx: Bytes
     relief: Array  # (64, 64) coarse height of the larynx plate, for parallax
+    parts: Bytes  # (N, N) of the larynx plate, see `parts.Part`
     epiglottis: Bytes  # BGR
     epiglottis_alpha: Bytes  # (N, N)
     trachea: Bytes
     mouth: Bytes
+    mouth_parts: Bytes
     room: Bytes
 
 
-def _mottle(rng: np.random.Generator, size: int, colour: tuple[float, float, float]) -> Array:
+def mottle(rng: np.random.Generator, size: int, colour: tuple[float, float, float]) -> Array:
     """Mucosa: `colour` with patches of more and of less blood, (N, N, 3)."""
     tone = value_noise(rng, (size, size), 5, 5) * 0.055
     blood = value_noise(rng, (size, size), 9, 4) * 0.07
@@ -160,20 +174,20 @@ def _mottle(rng: np.random.Generator, size: int, colour: tuple[float, float, flo
     ).astype(np.float32)
 
 
-def _tint(albedo: Array, colour: tuple[float, float, float], weight: Array) -> None:
+def tint(albedo: Array, colour: tuple[float, float, float], weight: Array) -> None:
     """Blend `colour` into `albedo` (in place) where `weight` is 1, keeping its mottling."""
     for channel in range(3):
         plane = albedo[..., channel]
         plane += weight * (colour[channel] - plane) * 0.9
 
 
-def _bleed(albedo: Array, lines: Array, strength: float) -> None:
+def bleed(albedo: Array, lines: Array, strength: float) -> None:
     """Darken `albedo` (in place) where vessels run: blue and green far more than red."""
     for channel, power in enumerate((0.75, 0.85, 0.30)):
         albedo[..., channel] *= 1.0 - np.clip(lines * (strength * power), 0.0, 0.95)
 
 
-def _wild_vessels(rng: np.random.Generator, size: int, count: int, length: float, thickness: float) -> Array:
+def wild_vessels(rng: np.random.Generator, size: int, count: int, length: float, thickness: float) -> Array:
     """Vessels in all directions over a whole plate, 0..1."""
     starts = rng.uniform(0, size, (count, 2)).astype(np.float32)
     headings = rng.uniform(0, 2 * np.pi, count).astype(np.float32)
@@ -181,8 +195,8 @@ def _wild_vessels(rng: np.random.Generator, size: int, count: int, length: float
     return draw_paths((size, size), paths, thickness)
 
 
-def larynx_plate(anatomy: Anatomy, size: int) -> tuple[Bytes, Array]:  # noqa: PLR0915 # an atlas: one structure a line
-    """Draw the larynx from above with its folds closed; returns the plate and its coarse relief."""
+def larynx_plate(anatomy: Anatomy, size: int) -> tuple[Bytes, Array, Bytes]:  # noqa: PLR0915 # an atlas: one structure a line
+    """Draw the larynx from above with its folds closed; returns the plate, its coarse relief and its parts."""
     rng = np.random.default_rng([anatomy.seed, 21])
     axis = plate_axis(size)
     u0, v0 = axis[None, :], axis[:, None]
@@ -207,14 +221,15 @@ def larynx_plate(anatomy: Anatomy, size: int) -> tuple[Bytes, Array]:  # noqa: P
     gullet = np.exp(-(((v - 0.93 - 0.12 * u * u) / 0.045) ** 2) - (u / 0.55) ** 2)
     height -= 0.12 * gullet
     rim = anatomy.epiglottis_v + anatomy.epiglottis_curl * 0.42 * u * u + 0.05 * np.cos(u * 4.0)
-    leaf = smoothstep(-0.42, rim - 0.15, np.maximum(v, rim)) * smoothstep(1.02, 0.62, s)
+    with np.errstate(divide="ignore"):  # where both ends meet it is a step
+        leaf = smoothstep(-0.42, rim - 0.15, np.maximum(v, rim)) * smoothstep(1.02, 0.62, s)
     behind = smoothstep(-0.03, 0.26, rim - v)
     height = height * (1 - 0.5 * leaf) + 0.62 * leaf * (1 - behind) + 0.30 * behind * smoothstep(1.2, 0.8, s)
     tongue = smoothstep(0.14, 0.50, rim - v)
     height += tongue * (0.22 + 0.02 * value_noise(rng, (size, size), 26, 2))
     height += 0.07 * _bump(u, v, (0.0, -0.60), (0.13, 0.10))  # petiole
     creases = np.exp(-((value_noise(rng, (size, size), 5, 2) / 0.24) ** 2)) * np.maximum(outside, tongue)
-    height -= 0.012 * creases
+    height -= 0.012 * anatomy.creases * creases
 
     middle = 0.19 + 0.17 * np.sin(np.pi * np.clip((v + 0.60) / 1.18, 0, 1)) - anatomy.false_fold_reach
     vestibular = np.exp(-(((s - middle - 0.06) / 0.105) ** 2)) * smoothstep(-0.66, -0.42, v) * smoothstep(0.62, 0.35, v)
@@ -248,18 +263,30 @@ def larynx_plate(anatomy: Anatomy, size: int) -> tuple[Bytes, Array]:  # noqa: P
         far = np.sqrt((u0 - side * radius * 0.75) ** 2 + (v0 - at) ** 2)
         polyp = smoothstep(1.15, 0.80, far / edge)
         height += polyp * np.sqrt(np.clip(1.15 - (far / edge) ** 2, 0, 1)) * radius * 0.5
+    own = np.random.default_rng([anatomy.seed, 30])
+    for side, at, radius in anatomy.more_lesions:
+        edge = radius * (1 + 0.12 * value_noise(own, (size, size), 40, 1))
+        far = np.sqrt((u0 - side * radius * 0.75) ** 2 + (v0 - at) ** 2)
+        another = smoothstep(1.15, 0.80, far / edge)
+        height += another * np.sqrt(np.clip(1.15 - (far / edge) ** 2, 0, 1)) * radius * 0.5
+        polyp = np.maximum(polyp, another)
+    plaque = np.zeros_like(height)
+    if anatomy.plaques:
+        rough = value_noise(own, (size, size), 30, 3)
+        plaque = smoothstep(0.0, 0.25, value_noise(own, (size, size), 12, 2) - 1.6 + 2.6 * anatomy.plaques) * fold
+        height += 0.006 * plaque * (1 + rough)
     height = height.astype(np.float32)
 
     # Colour.
-    albedo = _mottle(rng, size, anatomy.mucosa)
+    albedo = mottle(rng, size, anatomy.mucosa)
     blue, green, red = anatomy.mucosa
     pale = (min(1.0, blue * 1.45), min(1.0, green * 1.38), min(1.0, red * 1.12))
-    _tint(albedo, pale, 0.45 * np.clip(tips + 0.6 * mounds + 0.5 * wedges, 0, 1) + 0.22 * leaf * (1 - behind))
+    tint(albedo, pale, 0.45 * np.clip(tips + 0.6 * mounds + 0.5 * wedges, 0, 1) + 0.22 * leaf * (1 - behind))
     deep = (blue * 0.62, green * 0.60, red * 0.88)
-    _tint(albedo, deep, 0.35 * vestibular * (1 - fold) + 0.35 * gullet + 0.45 * groove + 0.20 * creases)
+    tint(albedo, deep, 0.35 * vestibular * (1 - fold) + 0.35 * gullet + 0.45 * groove + 0.20 * creases)
     count = int(size * 0.16 * anatomy.vessels)
-    lines = _wild_vessels(rng, size, count, 0.10, size / 640)
-    _bleed(albedo, lines * (1 - fold), 0.42)
+    lines = wild_vessels(rng, size, count, 0.10, size / 640)
+    bleed(albedo, lines * (1 - fold), 0.42)
     fold_tone = 1 + 0.075 * stretched + 0.03 * grain
     rose = smoothstep(0.35, 1.10, s0 / width) * 0.55  # pinker towards the ventricle
     for channel in range(3):
@@ -273,9 +300,11 @@ def larynx_plate(anatomy: Anatomy, size: int) -> tuple[Bytes, Array]:  # noqa: P
         (plate_pixels(points, size), wide * 0.8)
         for points, wide in vessel_paths(rng, starts.astype(np.float32), headings, length=0.30, wander=0.10, branches=1)
     ]
-    _bleed(albedo, draw_paths((size, size), paths, size / 560) * fold, 0.50 * anatomy.vessels)
-    if anatomy.lesion[0]:
-        _tint(albedo, anatomy.lesion_colour, polyp)
+    bleed(albedo, draw_paths((size, size), paths, size / 560) * fold, 0.50 * anatomy.vessels)
+    if anatomy.lesions:
+        tint(albedo, anatomy.lesion_colour, polyp)
+    if anatomy.plaques:
+        tint(albedo, (0.86, 0.90, 0.93), plaque)
     np.clip(albedo, 0.02, 1.0, out=albedo)
 
     spacing = np.gradient(axis).astype(np.float32)
@@ -291,7 +320,22 @@ def larynx_plate(anatomy: Anatomy, size: int) -> tuple[Bytes, Array]:  # noqa: P
     even = plate_pixels(np.linspace(-REACH, REACH, 64, dtype=np.float32), size)
     at_x, at_y = np.meshgrid(even, even)
     coarse = cv.remap(height * loose, at_x, at_y, cv.INTER_LINEAR, borderMode=cv.BORDER_REPLICATE)
-    return plate, blur(coarse, 1.5)
+    parts = np.full((size, size), Part.PHARYNX, np.uint8)
+    for part, where in (
+        (Part.VESTIBULE, ring < 0.95),  # noqa: PLR2004 # inside the entrance's rim
+        (Part.PYRIFORM, (sinus > 0.35) & (ring > 1.0)),  # noqa: PLR2004
+        (Part.OESOPHAGUS, gullet > 0.4),  # noqa: PLR2004
+        (Part.ARYEPIGLOTTIC, (np.abs(ring - 1.02) < 0.13) & (v < 0.6) & (v > rim + 0.1)),  # noqa: PLR2004
+        (Part.FALSE_FOLDS, vestibular > 0.45),  # noqa: PLR2004
+        (Part.EPIGLOTTIS, (leaf > 0.5) & (behind < 0.5)),  # noqa: PLR2004
+        (Part.VALLECULA, (behind >= 0.5) & (s < 1.0)),  # noqa: PLR2004
+        (Part.TONGUE, tongue > 0.6),  # noqa: PLR2004
+        (Part.ARYTENOIDS, (mounds > 0) | (tips > 0) | (wedges > 0)),
+        (Part.VESTIBULE, fold > 0.5),  # noqa: PLR2004 # the renderer knows the folds better
+        (Part.LESION, polyp > 0.5),  # noqa: PLR2004
+    ):
+        parts[np.broadcast_to(where, parts.shape)] = part
+    return plate, blur(coarse, 1.5), parts
 
 
 def epiglottis_plate(anatomy: Anatomy, size: int) -> tuple[Bytes, Bytes]:
@@ -301,22 +345,30 @@ def epiglottis_plate(anatomy: Anatomy, size: int) -> tuple[Bytes, Bytes]:
     u, v = axis[None, :], axis[:, None]
     bend = value_noise(rng, (size, size), 3, 2) * 0.03
     curl = anatomy.epiglottis_curl
-    edge = 0.34 - 0.55 * (1.25 - 0.4 * curl) * u * u + 0.10 * curl * np.cos(u * 5.0) - 0.35 * np.abs(u) ** 4 + bend
+    u = u / np.float32(anatomy.epiglottis_width)
+    edge = (
+        np.float32(anatomy.epiglottis_lean) * u
+        + 0.34
+        - 0.55 * (1.25 - 0.4 * curl) * u * u
+        + 0.10 * curl * np.cos(u * 5.0)
+        - 0.35 * np.abs(u) ** 4
+        + bend
+    )
     depth = edge - v  # above 0 on the leaf
     lip = np.exp(-(((depth - 0.06) / 0.05) ** 2))
     height = 0.30 * np.sqrt(np.clip(depth / 0.25, 0, 1)) + 0.04 * lip
     height -= (0.20 + 0.25 * curl) * smoothstep(0.1, 0.8, depth) * np.exp(-((u / 0.28) ** 2))
     height -= 0.35 * smoothstep(0.5, 1.2, depth)
     height += 0.004 * value_noise(rng, (size, size), 40, 2) + 0.012 * value_noise(rng, (size, size), 8, 2)
-    albedo = _mottle(rng, size, anatomy.mucosa)
+    albedo = mottle(rng, size, anatomy.mucosa)
     pale = (anatomy.mucosa[0] * 1.25 + 0.05, anatomy.mucosa[1] * 1.25 + 0.06, min(1.0, anatomy.mucosa[2] * 1.08))
-    _tint(albedo, pale, (0.75 * smoothstep(0.7, 0.0, depth)).astype(np.float32))
+    tint(albedo, pale, (0.75 * smoothstep(0.7, 0.0, depth)).astype(np.float32))
     count = int(size * 0.10 * (0.4 + anatomy.vessels))
     starts = np.stack([rng.uniform(-0.8, 0.8, count), rng.uniform(-1.2, -0.1, count)], axis=1).astype(np.float32)
     headings = (0.5 * np.pi + rng.normal(0, 0.5, count)).astype(np.float32)
     trees = vessel_paths(rng, starts, headings, length=0.55, wander=0.22, branches=4)
     lines = draw_paths((size, size), [(plate_pixels(points, size), wide) for points, wide in trees], size / 420)
-    _bleed(albedo, lines, 0.5)
+    bleed(albedo, lines, 0.5)
     np.clip(albedo, 0.02, 1.0, out=albedo)
     spacing = np.gradient(axis).astype(np.float32)
     wet = value_noise(rng, (size, size), 60, 2) * 0.005
@@ -341,10 +393,10 @@ def trachea_plate(anatomy: Anatomy, size: int) -> Bytes:
     wobble = value_noise(rng, (size, size), 5, 2) * 0.10
     wave = np.sin((depth * 3.1 + wobble) * 2 * np.pi * 0.5)
     rings = np.clip(0.5 + 0.9 * wave, 0, 1) * (1 - membrane)
-    albedo = _mottle(rng, size, anatomy.mucosa)
+    albedo = mottle(rng, size, anatomy.mucosa)
     pale = (0.60, 0.66, 0.86)
-    _tint(albedo, pale, (0.62 * rings).astype(np.float32))
-    _bleed(albedo, _wild_vessels(rng, size, int(size * 0.12), 0.12, size / 640), 0.4)
+    tint(albedo, pale, (0.62 * rings).astype(np.float32))
+    bleed(albedo, wild_vessels(rng, size, int(size * 0.12), 0.12, size / 640), 0.4)
     fibres = np.sin(np.arctan2(v, u) * 46 + wobble * 8) * membrane
     light = np.clip(1.25 / (1 + 0.55 * depth * depth), 0.03, 1.1) * (0.72 + 0.30 * rings + 0.05 * fibres)
     albedo *= np.clip(light, 0, 1.2)[..., None]
@@ -361,8 +413,11 @@ def trachea_plate(anatomy: Anatomy, size: int) -> Bytes:
     )
 
 
-def mouth_plate(anatomy: Anatomy, size: int) -> Bytes:
-    """Draw the throat from the mouth: palate and uvula (-v), pillars, back wall, tongue (+v), the dark way down."""
+def mouth_plate(anatomy: Anatomy, size: int) -> tuple[Bytes, Bytes]:
+    """Draw the throat from the mouth: palate and uvula (-v), pillars, back wall, tongue (+v), the dark way down.
+
+    Returns the plate and its parts.
+    """
     rng = np.random.default_rng([anatomy.seed, 24])
     axis = plate_axis(size)
     u0, v0 = axis[None, :], axis[:, None]
@@ -381,21 +436,26 @@ def mouth_plate(anatomy: Anatomy, size: int) -> Bytes:
     height -= 0.45 * way
     pebbles = np.maximum(value_noise(rng, (size, size), 22, 1), 0.6)
     height += 0.025 * pebbles * (1 - tongue) + 0.004 * value_noise(rng, (size, size), 60, 2) * (1 + tongue)
-    albedo = _mottle(rng, size, anatomy.mucosa)
+    albedo = mottle(rng, size, anatomy.mucosa)
     coat = (0.55, 0.58, 0.80)
-    _tint(
+    tint(
         albedo,
         coat,
         (0.45 * tongue * np.clip(0.7 + 0.5 * value_noise(rng, (size, size), 12, 3), 0, 1)).astype(np.float32),
     )
-    _bleed(albedo, _wild_vessels(rng, size, int(size * 0.12), 0.16, size / 560) * (1 - tongue), 0.5)
-    _tint(albedo, (0.05, 0.05, 0.14), (0.8 * way).astype(np.float32))
+    bleed(albedo, wild_vessels(rng, size, int(size * 0.12), 0.16, size / 560) * (1 - tongue), 0.5)
+    tint(albedo, (0.05, 0.05, 0.14), (0.8 * way).astype(np.float32))
     np.clip(albedo, 0.01, 1.0, out=albedo)
     spacing = np.gradient(axis).astype(np.float32)
     wet = value_noise(rng, (size, size), 60, 2) * 0.007 * smoothstep(1.6, 0.2, s)
-    return shade(
+    parts = np.full((size, size), Part.PALATE, np.uint8)
+    parts[inner < 1.0] = Part.PHARYNX
+    parts[uvula > 0.5] = Part.PALATE  # noqa: PLR2004 # half
+    parts[tongue > 0.5] = Part.TONGUE  # noqa: PLR2004
+    plate = shade(
         albedo, height.astype(np.float32), (spacing[None, :], spacing[:, None]), wet, light=(0 - u0, 0 - v0, 1.9)
     )
+    return plate, parts
 
 
 def room_plate(anatomy: Anatomy, size: int) -> Bytes:
@@ -435,14 +495,17 @@ def room_plate(anatomy: Anatomy, size: int) -> Bytes:
 def draw_plates(anatomy: Anatomy, size: int) -> Plates:
     """Draw every plate of `anatomy`: the larynx at `size` pixels, the others at two thirds of it."""
     small = max(128, size * 2 // 3)
-    larynx, relief = larynx_plate(anatomy, size)
+    larynx, relief, parts = larynx_plate(anatomy, size)
     epiglottis, alpha = epiglottis_plate(anatomy, small)
+    mouth, mouth_parts = mouth_plate(anatomy, small)
     return Plates(
         larynx=larynx,
         relief=relief,
+        parts=parts,
         epiglottis=epiglottis,
         epiglottis_alpha=alpha,
         trachea=trachea_plate(anatomy, small),
-        mouth=mouth_plate(anatomy, small),
+        mouth=mouth,
+        mouth_parts=mouth_parts,
         room=room_plate(anatomy, max(128, size // 2)),
     )

@@ -34,6 +34,9 @@ class Look:
         sharpen: unsharp masking of the camera's processor.
         surround: grey level outside the aperture.
         tube: a breathing tube lies in the glottis.
+        mixer: how the light's colours are shown, nine factors: rows blue, green, red of blue, green, red; None = as
+            they are. Narrow-band imaging is one.
+        walls: in wide views the throat's walls come towards the camera.
     """
 
     grey: bool = False
@@ -54,6 +57,8 @@ class Look:
     sharpen: float = 0.0
     surround: int = 4
     tube: bool = False
+    mixer: tuple[float, float, float, float, float, float, float, float, float] | None = None
+    walls: bool = False
 
     def __post_init__(self) -> None:
         if self.aperture not in APERTURES:
@@ -64,6 +69,8 @@ class Look:
         colour = plate[..., :3]
         weights = np.array([0.114, 0.587, 0.299], np.float32) * (1.0 - self.saturation)
         mixer = np.eye(3, dtype=np.float32) * self.saturation + weights[None, :]
+        if self.mixer is not None:
+            mixer = np.array(self.mixer, np.float32).reshape(3, 3) @ mixer
         mixer *= np.array(self.tint, np.float32)[:, None]
         mixed = cv.transform(colour, mixer)
         curve = 255.0 * (np.arange(256) / 255.0) ** self.gamma
@@ -219,3 +226,52 @@ def add_glare(image: Bytes, at: tuple[float, float], size: float, amount: float)
     wide: Bytes = cv.resize(np.clip(patch, 0, 255).astype(np.uint8), (width, height), interpolation=cv.INTER_LINEAR)
     cv.add(image, cv.cvtColor(wide, cv.COLOR_GRAY2BGR), image)
     return wide
+
+
+class Smoke:
+    """Plumes of a laser's smoke: they hide what is behind them, unevenly, and stand in the light themselves."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        """Make the drifting pattern."""
+        self._pattern = value_noise(rng, (120, 160), 4, 4)
+
+    def apply(self, image: Bytes, amount: float, t: float, light: Bytes) -> tuple[Bytes, Bytes]:
+        """Return `image` behind smoke of `amount` (0..1) at `t` seconds, and the smoke's opacity (H, W)."""
+        height, width = image.shape[:2]
+        row, col = int(20 + 19 * np.sin(t * 0.31)), int(30 + 29 * np.sin(t * 0.23 + 1))
+        window = self._pattern[row : row + 80, col : col + 100]
+        dense = np.clip(amount * 1.25 * (0.62 + 0.42 * window), 0, 0.97) * 255.0
+        opacity = cv.resize(dense.astype(np.uint8), (width, height), interpolation=cv.INTER_CUBIC)
+        weight = cv.cvtColor(opacity, cv.COLOR_GRAY2BGR)
+        grey = np.full_like(image, (168, 162, 158))
+        grey = cv.multiply(grey, light, scale=1 / 255.0)
+        out = cv.multiply(image, cv.bitwise_not(weight), scale=1 / 255.0)
+        return cv.add(out, cv.multiply(grey, weight, scale=1 / 255.0)), opacity
+
+
+def add_drops(image: Bytes, amount: float, rng: np.random.Generator) -> Bytes:
+    """Put drops of water on the lens, in place: each bends and blurs what is behind it; returns where they are."""
+    height, width = image.shape[:2]
+    there = np.zeros((height, width), np.uint8)
+    soft = defocus(image, max(1.5, 0.02 * min(height, width)))
+    for _ in range(max(1, round(9 * amount))):
+        reach = float(min(height, width) * rng.uniform(0.03, 0.05 + 0.12 * amount))
+        at = (float(rng.uniform(0, width)), float(rng.uniform(0, height)))
+        x0, y0 = max(0, int(at[0] - reach)), max(0, int(at[1] - reach))
+        x1, y1 = min(width, int(at[0] + reach) + 1), min(height, int(at[1] + reach) + 1)
+        if min(x1 - x0, y1 - y0) < 4:  # noqa: PLR2004 # pixels: nothing of it is inside
+            continue
+        x = (np.arange(x0, x1, dtype=np.float32)[None, :] - np.float32(at[0])) / np.float32(reach)
+        y = (np.arange(y0, y1, dtype=np.float32)[:, None] - np.float32(at[1])) / np.float32(reach)
+        far = x * x * np.float32(rng.uniform(0.8, 1.3)) + y * y
+        # Seen through a drop the picture stands on its head.
+        from_x = np.clip(at[0] - x * np.float32(1.6 * reach) + 0 * y, 0, width - 1).astype(np.float32)
+        from_y = np.clip(at[1] - y * np.float32(1.6 * reach) + 0 * x, 0, height - 1).astype(np.float32)
+        bent = cv.remap(soft, from_x, from_y, cv.INTER_LINEAR)
+        rim = np.clip(1.0 + 0.25 * np.exp(-(((far - 0.85) / 0.12) ** 2)) * np.sign(-y - 0.2 * x), 0, 2)
+        weight = smoothstep(1.0, 0.82, far.astype(np.float32))[..., None]
+        part = image[y0:y1, x0:x1]
+        mixed = part * (1 - weight) + np.clip(bent * rim[..., None], 0, 255) * weight
+        image[y0:y1, x0:x1] = mixed.astype(np.uint8)
+        there[y0:y1, x0:x1][weight[..., 0] > 0.5] = 255  # noqa: PLR2004 # half
+    return there

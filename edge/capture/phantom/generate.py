@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from edge.capture.phantom.texture import Bytes
+    from edge.capture.phantom.variety import Variety
 
 _LEAST, _MOST = 64, 4096  # frame sides in pixels
 
@@ -134,16 +135,19 @@ def _random_state(rng: np.random.Generator, scene: str) -> State:
     )
 
 
-def training_frames(n: int, seed: int, *, detail: int = 640) -> Iterator[tuple[Bytes, Truth]]:
+def training_frames(
+    n: int, seed: int, *, detail: int = 640, variety: Variety | None = None
+) -> Iterator[tuple[Bytes, Truth]]:
     """Deal out `n` single frames in which everything varies: anatomy, scope, pose, distance, light, colour, defects.
 
     About half show the folds. Ten neighbouring frames share anatomy and scope (keep them on one side of a split).
-    The same `seed` gives the same frames.
+    The same arguments give the same frames.
 
     Args:
         n: how many, 0 or more.
         seed: 0 or more.
         detail: size of the larynx plate in pixels, 128 to 2048; larger is finer and slower.
+        variety: vary as widely as that says, and give the truth's `parts` too; None for what a good examination shows.
 
     Yields:
         BGR uint8 (H, W, 3) of varying size, and its truth.
@@ -154,7 +158,7 @@ def training_frames(n: int, seed: int, *, detail: int = 640) -> Iterator[tuple[B
     if n < 0 or seed < 0:
         raise ValueError(f"asked for {n} phantom frames with seed {seed}: neither may be negative")
     _check_detail(detail)
-    return _deal(n, seed, detail)
+    return _deal(n, seed, detail) if variety is None else _deal_widely(n, seed, detail, variety)
 
 
 def _deal(n: int, seed: int, detail: int) -> Iterator[tuple[Bytes, Truth]]:
@@ -168,6 +172,25 @@ def _deal(n: int, seed: int, detail: int) -> Iterator[tuple[Bytes, Truth]]:
             renderer = Renderer(anatomy, random_look(rng), width, height, detail=detail)
         scene = str(rng.choice(names, p=shares / shares.sum()))
         image, truth = renderer.render(scene, _random_state(rng, scene), float(rng.uniform(0, 1000)))
-        if truth is None:  # pragma: no cover # asked for above
-            raise AssertionError
-        yield image, truth
+        yield image, _asked_for(truth)
+
+
+def _deal_widely(n: int, seed: int, detail: int, variety: Variety) -> Iterator[tuple[Bytes, Truth]]:
+    renderer: Renderer | None = None
+    for index in range(n):
+        rng = np.random.default_rng([seed, 62, index])
+        if index % _PER_LARYNX == 0 or renderer is None:
+            width, height = _SIZES[int(rng.integers(len(_SIZES)))]
+            anatomy = variety.anatomy(int(rng.integers(1, 2**31)))
+            renderer = Renderer(anatomy, variety.look(rng, anatomy), width, height, detail=detail)
+        scene, state = variety.view(rng)
+        t = float(rng.uniform(0, 1000))
+        things = variety.things(rng, renderer.camera(state, t))
+        image, truth = renderer.render(scene, state, t, parts=True, things=things)
+        yield image, _asked_for(truth)
+
+
+def _asked_for(truth: Truth | None) -> Truth:
+    if truth is None:  # pragma: no cover
+        raise AssertionError
+    return truth

@@ -9,6 +9,8 @@ import numpy as np
 
 from edge.capture.phantom import effects
 from edge.capture.phantom.anatomy import PROCESS, REACH, Anatomy, draw_plates, plate_pixels
+from edge.capture.phantom.parts import Part
+from edge.capture.phantom.places import PLACES
 from edge.capture.phantom.posture import opened_to_closed
 from edge.capture.phantom.texture import Array, Bytes, cv, smoothstep, value_noise
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 STEP = 8  # warps are computed on every 8th pixel and enlarged
 _SLIDE = 6  # texels by which reflections slide over the tissue when the camera sways
 _TRACE = 0.03  # less of an effect than this is not drawn
+_OPAQUE = 127  # of 255: from here on what lies behind counts as hidden
+_NEAR = 1.25  # scene units from the folds to where the throat's walls begin to come towards the camera
 _SHADE = (255 - np.arange(256) * 0.60).astype(np.uint8)
 
 
@@ -35,12 +39,31 @@ class Layer:
         gloss: uint8 (H, W), how directly the wet surface reflects the light; None = dull.
         cover: uint8 (H, W), opacity of what hides the folds; None = nothing does.
         shade: uint8, brightness left by a shadow, on the coarse grid; None = none.
+        parts: uint8 (H, W), what each pixel shows (`parts.Part`); None where nobody asked.
     """
 
     image: Bytes
     gloss: Bytes | None = None
     cover: Bytes | None = None
     shade: Bytes | None = None
+    parts: Bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A place's developed plate, how wet it is, and what it shows: one part, or a plate of parts."""
+
+    image: Bytes
+    gloss: Bytes | None
+    parts: Part | Bytes
+
+
+def _stretch(u: Array, v: Array) -> tuple[Array, Array]:
+    """Plate coordinates in which what is far from the folds is drawn out, as the throat's walls are in a wide view."""
+    far = np.sqrt(u * u + v * v)
+    near = np.where(far > _NEAR, _NEAR + 0.45 * (1.0 - np.exp((_NEAR - far) / 0.8)), far)
+    share = (near / np.maximum(far, 1e-6)).astype(np.float32)
+    return u * share, v * share
 
 
 def enlarge(coarse: Array | Bytes, width: int, height: int) -> Array:
@@ -78,6 +101,8 @@ class Painter:
     ) -> None:
         """Draw the plates; `sway(t, index)` is the hand's irregular swing."""
         plates = draw_plates(anatomy, detail)
+        self._anatomy, self._small = anatomy, max(128, detail * 2 // 3)
+        self._parts = plates.parts
         self._look, self._w, self._h, self._sway = look, width, height, sway
         self._relief = plates.relief
         self._larynx = look.develop(plates.larynx)
@@ -85,9 +110,11 @@ class Painter:
         self._gloss = cv.copyMakeBorder(gloss, *(2 * _SLIDE,) * 4, cv.BORDER_REPLICATE)
         self._epiglottis = np.dstack([look.develop(plates.epiglottis), plates.epiglottis_alpha])
         self._trachea = look.develop(plates.trachea)
-        self._mouth = look.develop(plates.mouth)
-        self._mouth_gloss = np.ascontiguousarray(plates.mouth[..., 3])
-        self._room = look.develop(plates.room)
+        self._places = {
+            "mouth": _Place(look.develop(plates.mouth), np.ascontiguousarray(plates.mouth[..., 3]), plates.mouth_parts),
+            "room": _Place(look.develop(plates.room), None, Part.ROOM),
+            "trachea": _Place(self._trachea, None, Part.TRACHEA),
+        }
         rng = np.random.default_rng([anatomy.seed, 42])
         self._blood = np.clip(128 + 45 * value_noise(rng, (384, 384), 7, 4), 0, 255).astype(np.uint8)
         self._strands = rng.uniform(-1, 1, (3, 4))
@@ -98,20 +125,31 @@ class Painter:
         """Full-size remap coordinates on a plate of `size` pixels from coarse scene coordinates."""
         return enlarge(np.dstack([plate_pixels(u, size), plate_pixels(v, size)]), self._w, self._h)
 
-    def other(self, name: str, state: State, camera: Camera, t: float) -> Layer:
-        """Paint the "mouth", the "room" or the "trachea" (from inside)."""
-        plate = {"mouth": self._mouth, "room": self._room, "trachea": self._trachea}[name]
+    def _place(self, name: str) -> _Place:
+        """A place's plate; those off the usual way are drawn when they are first asked for."""
+        if name not in self._places:
+            plate, parts = PLACES[name](self._anatomy, self._small)
+            self._places[name] = _Place(self._look.develop(plate), np.ascontiguousarray(plate[..., 3]), parts)
+        return self._places[name]
+
+    def other(self, name: str, state: State, camera: Camera, t: float, *, parts: bool = False) -> Layer:
+        """Paint one of `script.PLACES`; the trachea is seen from inside."""
+        place = self._place(name)
         if name == "trachea":
             at = (0.30 * self._sway(t, 0), 0.25 * self._sway(t, 1))
             span = (1.20 + 0.15 * self._sway(t, 3)) * max(1.0, 2.0 - state.trachea)
             camera = replace(camera, at=at, span=span)
-        maps = self._maps(*camera.to_scene(*self._grid), plate.shape[0])
-        image = cv.remap(plate, maps, None, cv.INTER_LINEAR, borderMode=cv.BORDER_REFLECT_101)
-        if name != "mouth":
-            return Layer(image)
-        return Layer(image, cv.remap(self._mouth_gloss, maps, None, cv.INTER_LINEAR, borderMode=cv.BORDER_REFLECT_101))
+        maps = self._maps(*camera.to_scene(*self._grid), place.image.shape[0])
+        layer = Layer(cv.remap(place.image, maps, None, cv.INTER_LINEAR, borderMode=cv.BORDER_REFLECT_101))
+        if place.gloss is not None:
+            layer.gloss = cv.remap(place.gloss, maps, None, cv.INTER_LINEAR, borderMode=cv.BORDER_REFLECT_101)
+        if parts and isinstance(place.parts, Part):
+            layer.parts = np.full((self._h, self._w), place.parts, np.uint8)
+        elif parts:
+            layer.parts = cv.remap(place.parts, maps, None, cv.INTER_NEAREST, borderMode=cv.BORDER_REFLECT_101)
+        return layer
 
-    def larynx(self, state: State, camera: Camera, posture: Posture, t: float) -> Layer:
+    def larynx(self, state: State, camera: Camera, posture: Posture, t: float, *, parts: bool = False) -> Layer:
         """Paint the larynx from above, with everything that lies in it or hangs before it."""
         u, v = camera.to_scene(*self._grid)
         # What stands up is nearer: it moves away from the optical axis.
@@ -121,12 +159,25 @@ class Painter:
         lift = 1.0 - 0.30 * rise
         u = camera.at[0] + (u - camera.at[0]) * lift
         v = camera.at[1] + (v - camera.at[1]) * lift
-        opening, cleft = posture.tissue(v)
-        u = np.copysign(opened_to_closed(np.abs(u), opening, cleft), u)
-        maps = self._maps(u, v, self._larynx.shape[0])
+        if self._look.walls:
+            u, v = _stretch(u, v)
+        if posture.squeeze > 0:
+            # Where false folds meet, tissue jumps: nothing may be interpolated from one side to the other.
+            full = enlarge(np.dstack([u, v]), self._w, self._h)
+            across, along = full[..., 0], full[..., 1]
+            side = posture.unsqueezed(np.abs(across), along)
+            across = np.copysign(opened_to_closed(side, *posture.tissue(along, across)), across)
+            size = self._larynx.shape[0]
+            maps: Array = np.dstack([plate_pixels(across, size), plate_pixels(along, size)])
+        opening, cleft = posture.tissue(v, u)
+        u = np.copysign(opened_to_closed(posture.unsqueezed(np.abs(u), v), opening, cleft), u)
+        if posture.squeeze <= 0:
+            maps = self._maps(u, v, self._larynx.shape[0])
         image = cv.remap(self._larynx, maps, None, cv.INTER_LINEAR, borderMode=cv.BORDER_REFLECT_101)
         gloss = cv.remap(self._slid_gloss(t), maps, None, cv.INTER_LINEAR, borderMode=cv.BORDER_REPLICATE)
         layer = Layer(image, gloss)
+        if parts:
+            layer.parts = cv.remap(self._parts, maps, None, cv.INTER_NEAREST, borderMode=cv.BORDER_REPLICATE)
         if state.blood > _TRACE:
             self._bleed(layer, u, v, state.blood)
         self._paint_glottis(layer, camera, posture)
@@ -231,6 +282,8 @@ class Painter:
         lay_over(layer.image[y0:y1, x0:x1], tone, opacity)
         layer.cover = np.zeros((self._h, self._w), np.uint8)
         layer.cover[y0:y1, x0:x1] = opacity
+        if layer.parts is not None:
+            layer.parts[y0:y1, x0:x1][opacity > _OPAQUE] = Part.TUBE
         if layer.gloss is not None:
             cv.subtract(layer.gloss, layer.cover, layer.gloss)
 
@@ -264,6 +317,8 @@ class Painter:
             layer.cover = np.zeros((self._h, self._w), np.uint8)
         cover = layer.cover[y0:y1, x0:x1]
         cv.max(cover, opacity, cover)
+        if layer.parts is not None:
+            layer.parts[y0:y1, x0:x1][opacity > _OPAQUE] = Part.EPIGLOTTIS
         if layer.gloss is not None:
             part = layer.gloss[y0:y1, x0:x1]
             cv.subtract(part, opacity, part)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,14 +10,19 @@ import numpy as np
 from edge.capture.phantom import effects
 from edge.capture.phantom.camera import Camera
 from edge.capture.phantom.layers import Layer, Painter, enlarge, wide
+from edge.capture.phantom.objects import Scene as DrawnOn
+from edge.capture.phantom.parts import Part
 from edge.capture.phantom.posture import TUBE_ROOM, Posture
 from edge.capture.phantom.texture import HEADROOM, Array, Bytes, cv, ease
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from edge.capture.phantom.anatomy import Anatomy
     from edge.capture.phantom.effects import Look
+    from edge.capture.phantom.objects import Thing
     from edge.capture.phantom.script import State
 
 # The rule of "visible": folds count as in view when, inside the aperture and not covered, they fill at least
@@ -29,6 +34,8 @@ CLEAR = 0.55
 MARGIN = 2.2
 
 _ROWS = 480  # larger frames are drawn at this height and enlarged: scopes resolve no more
+_HIDES = 170  # opacity, of 255, of glare or a drop that nothing is recognised through
+_VEILS, _BLINDS = 110, 235  # and of smoke, between which folds may be recognised or not
 _TRACE = 0.03  # less of an effect than this is not drawn
 _EXPOSURE = 1.0 / 60.0  # seconds over which motion smears
 
@@ -45,6 +52,7 @@ class Truth:
         glottis: (H, W) visible gap between them.
         aperture: centre x, y and radius in pixels of the lit circle (of a square or octagon: the circle inside it; it
             may reach beyond the frame); None where the whole frame is lit.
+        parts: uint8 (H, W), what each pixel shows, see `parts.Part`; None where nobody asked.
     """
 
     visible: bool
@@ -53,6 +61,7 @@ class Truth:
     folds: NDArray[np.bool_]
     glottis: NDArray[np.bool_]
     aperture: tuple[float, float, float] | None
+    parts: Bytes | None = None
 
 
 class Renderer:
@@ -77,6 +86,7 @@ class Renderer:
         self._painter = Painter(anatomy, look, self._w, self._h, detail, self.sway)
         self._noise = effects.SensorNoise(look, width, height, rng)
         self._haze = effects.Haze(rng)
+        self._smoke: effects.Smoke | None = None
         self._flare_at = rng.uniform(-1, 1, 2)
         lit = effects.aperture_weight(look, width, height)
         self._lit = lit > 0.5  # noqa: PLR2004 # half opaque
@@ -119,29 +129,62 @@ class Renderer:
         opening = max(0.0, state.opening + state.breathing * float(breath))
         if self.look.tube:
             return Posture(self.anatomy, max(opening, TUBE_ROOM), 0.0, 0.0)
-        return Posture(self.anatomy, opening, state.voice, float(2 * np.pi * self.anatomy.f0 * t))
+        phase = float(2 * np.pi * self.anatomy.f0 * t)
+        return Posture(self.anatomy, opening, state.voice, phase, state.lag, state.squeeze)
 
     # --- the frame ----------------------------------------------------------------------------------------------
 
-    def render(self, scene: str, state: State, t: float, *, truth: bool = True) -> tuple[Bytes, Truth | None]:
-        """Draw the frame of `state` at `t` seconds; returns BGR uint8 (H, W, 3) and, unless unwanted, its truth."""
+    def render(
+        self,
+        scene: str,
+        state: State,
+        t: float,
+        *,
+        truth: bool = True,
+        parts: bool = False,
+        things: Sequence[Thing] = (),
+    ) -> tuple[Bytes, Truth | None]:
+        """Draw the frame of `state` at `t` seconds.
+
+        Args:
+            scene: its name, for the truth.
+            state: what is to be seen.
+            t: of the hand's and the voice's motion.
+            truth: also work out what the frame shows.
+            parts: and of which part each pixel is.
+            things: instruments and pools before the tissue.
+
+        Returns:
+            BGR uint8 (H, W, 3) and, unless unwanted, its truth.
+        """
         camera, posture = self.camera(state, t), self.posture(state, t)
-        share = 1.0 - min(1.0, state.room + state.mouth + state.trachea)
+        parts = parts and truth
+        share = 1.0 - min(1.0, sum(weight for _, weight in state.elsewhere))
         layers: list[tuple[float, Layer]] = []
         if share > 0.005:  # noqa: PLR2004 # less cannot be seen
-            layers.append((share, self._painter.larynx(state, camera, posture, t)))
-        cover = layers[0][1].cover if layers else None
+            layers.append((share, self._painter.larynx(state, camera, posture, t, parts=parts)))
+        larynx = layers[0][1] if layers else None
         layers += [
-            (weight, self._painter.other(name, state, camera, t))
-            for name, weight in (("mouth", state.mouth), ("room", state.room), ("trachea", state.trachea))
+            (weight, self._painter.other(name, state, camera, t, parts=parts))
+            for name, weight in state.elsewhere
             if weight > 0.005  # noqa: PLR2004 # less cannot be seen
         ]
+        drawn = DrawnOn((self._circle[0], self._circle[1]), self._circle[2], 255.0 * HEADROOM**self.look.gamma)
+        for thing in things:
+            for _, layer in layers:
+                thing.lay(layer, drawn)
         image = self._mix([(weight, self._light_up(layer, state, t)) for weight, layer in layers])
-        image, flare = self._degrade(image, state, t)
+        veil = None
+        if state.smoke > _TRACE:
+            image, veil = self._smoked(image, state, t)
+        image, hidden = self._degrade(image, state, t)
         image = self._sense(image, t)
         if not truth:
             return image, None
-        return image, self._truth(scene, state, camera, posture, cover, flare, share, image)
+        found = self._truth(scene, state, camera, posture, larynx.cover if larynx else None, hidden, veil, share, image)
+        if parts:
+            found = replace(found, parts=self._parts(found, max(layers, key=lambda pair: pair[0])[1], hidden))
+        return image, found
 
     def _light_up(self, layer: Layer, state: State, t: float) -> Bytes:
         """Light a layer from the scope's tip, and let its wet surface reflect that."""
@@ -163,8 +206,14 @@ class Renderer:
             image = cv.addWeighted(image, 1.0 - weight / total, layer, weight / total, 0)
         return image
 
+    def _smoked(self, image: Bytes, state: State, t: float) -> tuple[Bytes, Bytes]:
+        """The image behind smoke, and the smoke's opacity."""
+        self._smoke = self._smoke or effects.Smoke(np.random.default_rng([self.anatomy.seed, 44]))
+        return self._smoke.apply(image, state.smoke, t, self._light)
+
     def _degrade(self, image: Bytes, state: State, t: float) -> tuple[Bytes, Bytes | None]:
-        """Fog, defocus, motion and glare; returns the image and the glare's opacity."""
+        """Fog, defocus, motion, glare and drops; returns the image and the opacity of what hides it."""
+        hidden = None
         smear = (self.look.soft + 7.0 * state.smear) * self._h / _ROWS
         pixels = 0.030 * state.tremor * self._circle[2]
         dx = (self.sway(t + _EXPOSURE, 0) - self.sway(t, 0)) * pixels
@@ -175,14 +224,18 @@ class Renderer:
             image = effects.motion_blur(image, dx, dy)
         if state.fog > _TRACE:
             image = self._haze.apply(image, state.fog, t)
-        flare = None
         if state.glare > _TRACE:
             at = (
                 self._circle[0] + self._circle[2] * (0.35 * self._flare_at[0] + 0.22 * self.sway(t, 0)),
                 self._circle[1] + self._circle[2] * (0.40 + 0.25 * self._flare_at[1] + 0.15 * self.sway(t, 1)),
             )
             flare = effects.add_glare(image, at, 0.55 * self._circle[2], state.glare)
-        return image, flare
+            hidden = flare if hidden is None else cv.max(hidden, flare)
+        if state.drops > _TRACE:
+            rng = np.random.default_rng([self.anatomy.seed, 45, round(abs(t) * 10)])
+            drops = effects.add_drops(image, state.drops, rng)
+            hidden = drops if hidden is None else cv.max(hidden, drops)
+        return image, hidden
 
     def _sense(self, image: Bytes, t: float) -> Bytes:
         """Aperture, sharpening, noise: what the sensor makes of the image, at full size."""
@@ -217,26 +270,48 @@ class Renderer:
         camera: Camera,
         posture: Posture,
         cover: Bytes | None,
-        flare: Bytes | None,
+        hidden: Bytes | None,
+        veil: Bytes | None,
         share: float,
         image: Bytes,
     ) -> Truth:
         """Masks and verdict, from the same outlines that were painted."""
         shown = share > 0.4  # noqa: PLR2004 # the larynx has faded in
-        gap_mask = (self._fill([posture.glottis(camera)] if shown else []) > 0) & self._lit
+        gap_mask = (self._fill([posture.glottis(camera, slit=False)] if shown else []) > 0) & self._lit
         fold_mask = (self._fill(posture.folds(camera) if shown else []) > 0) & self._lit & ~gap_mask
-        for plane, opaque in ((cover, 127), (flare, 170)):
+        for plane, opaque in ((cover, 127), (hidden, _HIDES)):
             if plane is not None:
                 size = (self.width, self.height)
                 free = cv.resize(plane, size, interpolation=cv.INTER_NEAREST) <= opaque
                 fold_mask &= free
                 gap_mask &= free
+        clear = fold_mask
+        if veil is not None:
+            veil = cv.resize(veil, (self.width, self.height), interpolation=cv.INTER_NEAREST)
+            clear = fold_mask & (veil <= _VEILS)
+            fold_mask &= veil <= _BLINDS
+            gap_mask &= veil <= _BLINDS
         area = float(np.count_nonzero(fold_mask)) / self._lit_area
         clarity = self._clarity(state, share) * self._exposed(image)
-        within = VISIBLE_AREA / MARGIN < area < VISIBLE_AREA * MARGIN
+        # What thick smoke may or may not hide counts towards the upper bound only.
+        surely = float(np.count_nonzero(clear)) / self._lit_area
+        within = area > VISIBLE_AREA / MARGIN and surely < VISIBLE_AREA * MARGIN
         veiled = area >= VISIBLE_AREA / MARGIN and clarity < CLEAR
         visible = area >= VISIBLE_AREA and clarity >= VISIBLE_CLARITY
         return Truth(visible, within or veiled, scene, fold_mask, gap_mask, self.look.circle(self.width, self.height))
+
+    def _parts(self, truth: Truth, layer: Layer, hidden: Bytes | None) -> Bytes | None:
+        """The part that each pixel shows, the truth's masks among them."""
+        if layer.parts is None:
+            return None
+        size = (self.width, self.height)
+        parts = np.asarray(cv.resize(layer.parts, size, interpolation=cv.INTER_NEAREST), np.uint8)
+        parts[truth.folds & (parts != Part.LESION)] = Part.FOLDS
+        parts[truth.glottis] = Part.GLOTTIS
+        if hidden is not None:
+            parts[cv.resize(hidden, size, interpolation=cv.INTER_NEAREST) > _HIDES] = Part.GLARE
+        parts[~self._lit] = Part.OUTSIDE
+        return parts
 
     def _exposed(self, image: Bytes) -> float:
         """1 for a well exposed frame, less when much of it is burnt out."""

@@ -35,10 +35,24 @@ class State:
     blood: float = 0.0
     mucus: float = 0.0
     tremor: float = 1.0
+    nose: float = 0.0  # weights of places that the default script does not visit
+    gullet: float = 0.0
+    bronchi: float = 0.0
+    teeth: float = 0.0
+    lag: float = 0.0  # see `posture.Posture`
+    squeeze: float = 0.0
+    smoke: float = 0.0
+    drops: float = 0.0  # of water on the lens
+
+    @property
+    def elsewhere(self) -> list[tuple[str, float]]:
+        """The other plates' names and weights."""
+        return [(name, getattr(self, name)) for name in PLACES]
 
 
+PLACES = ("mouth", "room", "trachea", "nose", "gullet", "bronchi", "teeth")
 _FIELDS = tuple(f.name for f in fields(State))
-_PLACES = [_FIELDS.index(name) for name in ("room", "mouth", "trachea")]
+_PLACES = [_FIELDS.index(name) for name in PLACES]
 _SMEAR = _FIELDS.index("smear")
 
 SCENES: dict[str, State] = {
@@ -55,6 +69,16 @@ SCENES: dict[str, State] = {
     "blood": State(y=0.02, span=0.95, opening=0.12, breathing=0.04, blood=0.7, mucus=0.5),
     "trachea": State(trachea=1.0, y=0.12, span=0.25, opening=0.28, tremor=0.6),
     "wall": State(x=-1.25, y=0.9, span=0.35, smear=0.5, tremor=1.5),
+    # The default script does not visit these.
+    "far": State(y=-0.10, span=1.65, opening=0.14, breathing=0.04, epiglottis=0.25),
+    "paramedian": State(y=0.0, span=1.0, opening=0.13, lag=0.8, breathing=0.02),
+    "squeeze": State(y=0.0, span=1.0, opening=0.0, squeeze=0.24),
+    "vallecula": State(y=-1.15, span=0.55, epiglottis=0.0, opening=0.10),
+    "arytenoid": State(x=0.12, y=0.95, span=0.42, opening=0.05),
+    "nose": State(nose=1.0, span=1.0, epiglottis=1.0),
+    "gullet": State(gullet=1.0, span=0.8, epiglottis=1.0),
+    "bronchi": State(bronchi=1.0, span=0.9, epiglottis=1.0),
+    "teeth": State(teeth=1.0, span=1.2, epiglottis=1.0, tremor=2.0),
 }
 
 
