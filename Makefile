@@ -10,7 +10,11 @@
 #   make faults                        what the daemon does when camera, clock or broker fail, as one table
 #   make arm-cost [BUNDLE=b.zip | MODEL=m.onnx | CALLS=c.py] [STEPS=1] [RUNS=2] [ARM=folder] [JSON=1]
 #                                      Arm instructions per frame, by stage, counted under emulation (docs/cost.md)
+#   make rehearse [SUITE=trixie] [ONLY="power cut"] [JSON=1]
+#                                      a whole adapter, emulated: install, pair, kill, unplug, cut the power, update (docs/rehearsal.md)
 #   make bench-page [SECONDS=60]       from a message, and from the camera, to the page's screen: needs Chromium
+#   make release [KEY=private.pem] [WHEELS=aarch64-3.11,aarch64-3.13]
+#                                      one archive that installs Foldsight on a device, or updates it (docs/operator.md)
 #   make train DATA=../shared/data     the committed model bundle, from the images
 
 PYTHON ?= python3
@@ -21,7 +25,7 @@ PAGE := edge/display/page
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help demo test lint check bench bench-page soak faults arm-cost train page clean
+.PHONY: help demo test lint check bench bench-page soak faults arm-cost rehearse train page release requirements clean
 .DEFAULT_GOAL := help
 
 help:
@@ -90,6 +94,11 @@ arm-cost: $(VENV)/.edge
 	@$(BIN)/python deploy/emulator $(if $(ARM),--folder "$(ARM)") $(if $(MODEL),--model "$(MODEL)") $(if $(CALLS),--calls "$(CALLS)") \
 	    $(if $(BUNDLE),--bundle "$(BUNDLE)") $(if $(STEPS),--steps) $(if $(RUNS),--runs $(RUNS)) $(if $(JSON),--json)
 
+# Where the tools cannot be had, the units are looked at on this machine.
+rehearse: $(VENV)/.edge page
+	@deploy/prerequisites.sh adapter-emulation systemd-analyze || true
+	@$(BIN)/python deploy/emulator/rehearse.py $(if $(SUITE),--suite "$(SUITE)") $(if $(ONLY),--only "$(ONLY)") $(if $(JSON),--json)
+
 bench-page: $(VENV)/.trainer page
 	@deploy/prerequisites.sh mosquitto chromium
 	@$(BIN)/python tests/system/bench_page.py $(if $(SECONDS),--seconds $(SECONDS)) $(if $(JSON),--json)
@@ -97,6 +106,15 @@ bench-page: $(VENV)/.trainer page
 train: $(VENV)/.trainer
 	@test -d "$(DATA)" || { echo "foldsight: DATA=$(DATA) is no folder: make train DATA=../shared/data" >&2; exit 2; }
 	@$(BIN)/foldsight-trainer run trainer/recipes/vocal-folds.yaml --data "$(DATA)" --out runs/vocal-folds
+
+release: $(VENV)/.edge page
+	@$(PIP) install packaging
+	@$(BIN)/python deploy/release.py $(if $(KEY),--key "$(KEY)") $(if $(WHEELS),--wheels "$(WHEELS)") $(if $(JSON),--json)
+
+# The device's packages anew, pinned with hashes for all supported Pythons, from what the index has now.
+requirements: $(VENV)/.edge
+	@$(PIP) install uv
+	@$(BIN)/python deploy/release.py --lock
 
 clean:
 	@rm -rf $(VENV) $(PAGE)/node_modules $(PAGE)/build edge/display/static build dist *.egg-info

@@ -20,6 +20,7 @@ from edge.bundle import Bundle
 from edge.config import COMMITTED_BUNDLE
 from edge.errors import ConfigError, FoldsightError
 from edge.service import log_to_stderr
+from edge.software import cli as software_cli
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -114,6 +115,9 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--json", action="store_true")
         added.set_defaults(run=action)
     bundle_cli.add_actions(actions, _add_config, lambda a: settings.load(a.config, _overrides(a)))
+
+    software = command("software", lambda _: 0, "this adapter's software: update it, go back, see what is installed")
+    software_cli.add_actions(software.add_subparsers(required=True, metavar="ACTION"))
 
     _add_recording(command("recording", lambda _: 0, "clips and snapshots on this adapter: list, export, delete, open"))
 
