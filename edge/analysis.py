@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from edge.decision import UNCERTAIN, calibrate, energy, judge
 from edge.frames import now_ns
 from edge.geometry import Box
-from edge.optics import Aperture, ApertureTracker, Quality, QualityLimits, find_aperture, measure_quality
+from edge.optics import Aperture, ApertureTracker, Quality, QualityLimits, QualityMeter, find_aperture
 from edge.preprocess import Preprocessor
 from edge.regions import Region, View, find_regions, map_probabilities, support
 from edge.runtime import open_runtime
@@ -63,7 +63,7 @@ class Analyser:
         self.manifest = bundle.manifest
         self.artefact = bundle.artefact(precision)
         self.runtime = open_runtime(bundle, self.artefact, threads=threads)
-        self._limits = QualityLimits()
+        self._quality = QualityMeter(QualityLimits())
         self._tracker = ApertureTracker()
         self._preprocess = Preprocessor(self.manifest.input)
         self._finding = self.manifest.labels.index(self.manifest.finding)
@@ -84,7 +84,7 @@ class Analyser:
         aperture = find_aperture(image) if at_s is None else self._tracker.update(image, at_s)
         found = now_ns()
         model_input = self._preprocess(image, None if aperture is None else aperture.box)
-        quality = measure_quality(model_input, self._preprocess.inner, self._limits)
+        quality = self._quality.measure(model_input, self._preprocess.inner, at_s)
         prepared = now_ns()
         logits = self.runtime.infer(model_input)
         inferred = now_ns()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_json
 
 SCHEMA: Literal[1] = 1
 CONTENT_TYPE = "application/json"
@@ -27,6 +28,14 @@ class Message(BaseModel):
     def encode(self) -> bytes:
         """The payload: UTF-8 JSON."""
         return self.model_dump_json(by_alias=True).encode()
+
+
+def encoded(values: dict[str, object]) -> bytes:
+    """The payload of values that are right already, just as `Message.encode` would give it.
+
+    For what is sent at a frame's rate: a model for each message costs three times as much as the JSON.
+    """
+    return to_json(values, inf_nan_mode="null")
 
 
 class ModelId(BaseModel):

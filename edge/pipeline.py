@@ -137,7 +137,7 @@ class Pipeline:
         self._decision = Decision(manifest.decision, analyser.finding, analyser.other)
         maps = manifest.outputs.maps
         self._smoother = None if maps is None else RegionSmoother(maps, manifest.decision.expire_s)
-        self._model = messages.ModelId(name=manifest.name, version=manifest.version)
+        self._model = messages.ModelId(name=manifest.name, version=manifest.version).model_dump()
         self.ladder = Ladder(self._config.latency.budget_ms, smaller=smaller is not None)
 
     def step(self) -> bool:
@@ -232,7 +232,7 @@ class Pipeline:
         self.counts.over_budget += over
         self.counts.states[verdict.state] += 1
         detection = self._detection(frame, analysis, verdict, reasons, regions, stages_ms, age_ms, over)
-        self._outlet.live("detection", detection.encode())
+        self._outlet.live("detection", messages.encoded(detection))
         self._publish_state(verdict)
         if self._preview is not None and verdict.state != NO_SIGNAL:
             self._preview.offer(frame)
@@ -299,49 +299,49 @@ class Pipeline:
         stages_ms: dict[str, float],
         age_ms: float,
         over: bool,
-    ) -> messages.Detection:
+    ) -> dict[str, object]:
+        """The values of a `messages.Detection`, in the order of its fields: tests hold them against it."""
         height, width = frame.image.shape[:2]
         quality, labels = analysis.quality, self._analyser.manifest.labels
         box = None if analysis.aperture is None else analysis.aperture.box
-        # model_construct: every value is made here, and checking them again would cost more than the decision.
-        return messages.Detection.model_construct(
-            schema_=messages.SCHEMA,
-            device=self._config.device,
-            session=self._session,
-            seq=frame.seq,
-            captured_at=round(frame.wall_time, 4),
-            clock_synced=self.clock_synced,
-            age_ms=round(age_ms, 3),
-            sent_ms=round(now_ns() / 1e6, 1),
-            stamp=frame.stamp,
-            label=analysis.label,
-            score=round(analysis.score, 4),
-            scores={label: round(float(s), 4) for label, s in zip(labels, analysis.scores, strict=True)},
-            state=verdict.state,
-            quality=messages.Quality.model_construct(
-                reasons=list(reasons),
-                brightness=round(quality.brightness, 1),
-                contrast=round(quality.contrast, 1),
-                over_exposed=round(quality.over_exposed, 3),
-                sharpness=round(quality.sharpness, 3),
-                aperture=None if box is None else _rounded(box.as_fractions(width, height)),
-            ),
-            regions=[
-                messages.Region.model_construct(
-                    label=region.label,
-                    box=_rounded(region.box),
-                    centre=(round(region.centre[0], 4), round(region.centre[1], 4)),
-                    area=round(region.area, 5),
-                    score=round(region.score, 4),
-                )
+        return {
+            "schema": messages.SCHEMA,
+            "device": self._config.device,
+            "session": self._session,
+            "seq": frame.seq,
+            "captured_at": round(frame.wall_time, 4),
+            "clock_synced": self.clock_synced,
+            "age_ms": round(age_ms, 3),
+            "sent_ms": round(now_ns() / 1e6, 1),
+            "stamp": frame.stamp,
+            "label": analysis.label,
+            "score": round(analysis.score, 4),
+            "scores": {label: round(s, 4) for label, s in zip(labels, analysis.scores.tolist(), strict=True)},
+            "state": verdict.state,
+            "quality": {
+                "reasons": reasons,
+                "brightness": round(quality.brightness, 1),
+                "contrast": round(quality.contrast, 1),
+                "over_exposed": round(quality.over_exposed, 3),
+                "sharpness": round(quality.sharpness, 3),
+                "aperture": None if box is None else _rounded(box.as_fractions(width, height)),
+            },
+            "regions": [
+                {
+                    "label": region.label,
+                    "box": _rounded(region.box),
+                    "centre": (round(region.centre[0], 4), round(region.centre[1], 4)),
+                    "area": round(region.area, 5),
+                    "score": round(region.score, 4),
+                }
                 for region in regions
             ],
-            stages_ms={name: round(value, 3) for name, value in stages_ms.items()},
-            budget_ms=self._config.latency.budget_ms,
-            over_budget=over,
-            dropped=self.dropped,
-            model=self._model,
-        )
+            "stages_ms": {name: round(value, 3) for name, value in stages_ms.items()},
+            "budget_ms": self._config.latency.budget_ms,
+            "over_budget": over,
+            "dropped": self.dropped,
+            "model": self._model,
+        }
 
     def _publish_state(self, verdict: Verdict) -> None:
         if self._smoother is not None and verdict.state == NO_SIGNAL:

@@ -13,7 +13,9 @@ other that is no speck beside it and lies no farther away than it is long.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
+from operator import mul
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
@@ -32,6 +34,7 @@ _REACH = 1.0  # lengths of the largest piece within which another belongs to it
 _GROWTH = 0.5  # of the threshold: what cells next to a region need to belong to it
 _PRESENT = 0.5  # share of the smoothing time in which a region must have been found
 _AROUND = np.ones((3, 3), np.uint8)
+_CENTRES = tuple(cell + 0.5 for cell in range(2048))  # no input is larger
 
 _FirstLast = tuple[float, float]
 
@@ -223,33 +226,38 @@ def _cells(inner: Box, stride: int) -> tuple[slice, slice]:
 def _extent(cells: NDArray[np.float32], threshold: float) -> _Extent | None:
     """The region in a map of one label, float32 (rows, columns); None where no cell reaches the threshold.
 
-    On so few cells the calls are what costs: numpy's ufuncs are called without their wrappers, and pieces are only
-    looked at where there are several.
+    On so few cells the calls are what costs: plain lists are quicker than numpy, numpy's ufuncs without their wrappers
+    quicker than with them, and pieces are only looked at where there are several.
     """
-    root = np.float32(threshold)
+    root = float(np.float32(threshold))
     if np.maximum.reduce(cells, axis=None) < root:
         return None
     above = np.asarray(cells >= np.float32(_GROWTH * threshold)).view(np.uint8)
     count, _ = cv2.connectedComponents(above, connectivity=8)
     if count == 2:  # noqa: PLR2004  the background is a piece too
-        chosen, weights = above, cells * np.asarray(cv2.dilate(above, _AROUND), np.uint8)
+        chosen, around = above, cv2.dilate(above, _AROUND)
     else:
         chosen = _together(cells, above, threshold)
         # The cells around the region are partly covered too; those of pieces that were left out are not its own.
-        weights = cells * (np.asarray(cv2.dilate(chosen, _AROUND), np.uint8) & (chosen | (1 - above)))
-    across, down = np.add.reduce(weights, axis=0), np.add.reduce(weights, axis=1)
-    mass = float(np.add.reduce(across))
-    inside = cells[chosen.view(np.bool_)]
-    inside.sort()
-    certain = inside[inside.searchsorted(root) :]
-    level = 0.5 * float(inside[len(inside) // 2])
+        around = cv2.bitwise_and(cv2.dilate(chosen, _AROUND), chosen | (1 - above))
+    weights = np.asarray(cv2.copyTo(cells, around), np.float32)
+    across, down = np.add.reduce(weights, axis=0).tolist(), np.add.reduce(weights, axis=1).tolist()
+    mass = sum(across)
+    inside = sorted(cells[chosen.view(np.bool_)].tolist())
+    certain = inside[bisect_left(inside, root) :]
+    level = 0.5 * inside[len(inside) // 2]
     return _Extent(
-        _crossings(np.maximum.reduce(weights, axis=0), level),
-        _crossings(np.maximum.reduce(weights, axis=1), level),
-        (float(across @ np.arange(0.5, len(across))) / mass, float(down @ np.arange(0.5, len(down))) / mass),
+        _crossings(np.maximum.reduce(weights, axis=0).tolist(), level),
+        _crossings(np.maximum.reduce(weights, axis=1).tolist(), level),
+        (_balance(across) / mass, _balance(down) / mass),
         mass,
-        float(np.add.reduce(certain)) / len(certain),
+        sum(certain) / len(certain),
     )
+
+
+def _balance(profile: list[float]) -> float:
+    """The sum of values by the places of their cells' centres."""
+    return math.fsum(map(mul, profile, _CENTRES))
 
 
 def _together(cells: NDArray[np.float32], above: NDArray[np.uint8], threshold: float) -> NDArray[np.uint8]:
@@ -276,9 +284,8 @@ def _together(cells: NDArray[np.float32], above: NDArray[np.uint8], threshold: f
     return np.asarray(belongs[parts], np.uint8)
 
 
-def _crossings(profile: NDArray[np.float32], level: float) -> _FirstLast:
+def _crossings(values: list[float], level: float) -> _FirstLast:
     """Where a profile over cells first and last crosses a level, in cells; at the farthest, the map's edges."""
-    values = profile.tolist()
     above = [index for index, value in enumerate(values) if value >= level]
     first, last = above[0], above[-1]
     begin, end = 0.0, float(len(values))

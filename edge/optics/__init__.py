@@ -2,7 +2,7 @@
 
 from edge.optics.aperture import Aperture, ApertureTracker, find_aperture
 from edge.optics.frozen import FrozenDetector
-from edge.optics.quality import Quality, QualityLimits, measure_quality
+from edge.optics.quality import Quality, QualityLimits, QualityMeter, measure_quality
 
 __all__ = [
     "Aperture",
@@ -10,6 +10,7 @@ __all__ = [
     "FrozenDetector",
     "Quality",
     "QualityLimits",
+    "QualityMeter",
     "find_aperture",
     "measure_quality",
 ]

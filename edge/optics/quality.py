@@ -20,6 +20,7 @@ _DETAIL = (
 )
 _WARM = 0.05  # how much of its light a pixel of tissue has in red beyond green and blue
 _UNLIT = 20  # sum of the channels below which a pixel has no colour to speak of
+_EARLY_S = 0.004  # a frame that comes a little before its time is measured all the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,40 @@ class Quality:
         return not self.reasons
 
 
+class QualityMeter:
+    """Measures the frames of a live source: light and contrast of every one, sharpness and colour some times a second.
+
+    Sharpness and colour are two thirds of the cost, and neither lens nor view changes them within `every_s`; up to 20
+    frames a second all of it is measured anew.
+
+    Args:
+        limits: where each measure turns into a reason.
+        every_s: for how long sharpness and colour may be older than the frame.
+    """
+
+    def __init__(self, limits: QualityLimits, *, every_s: float = 0.05) -> None:
+        self._limits, self._every_s = limits, every_s
+        self._known: tuple[float, bool] | None = None
+        self._known_s, self._inner = 0.0, (0, 0, 0, 0)
+
+    def measure(self, model_input: NDArray[np.uint8], inner: Box, at_s: float | None) -> Quality:
+        """As `measure_quality`.
+
+        Args:
+            model_input: uint8 (1, height, width, 3) RGB.
+            inner: the part of it that is not padding.
+            at_s: when it was taken, seconds; None: the image stands alone.
+        """
+        fresh = at_s is not None and 0 <= at_s - self._known_s < self._every_s - _EARLY_S and inner == self._inner
+        known = self._known if fresh else None
+        quality, measured = _measure(model_input, inner, self._limits, known)
+        if at_s is None or measured is None:
+            self._known = None
+        elif known is None:
+            self._known, self._known_s, self._inner = measured, at_s, inner
+        return quality
+
+
 def measure_quality(model_input: NDArray[np.uint8], inner: Box, limits: QualityLimits) -> Quality:
     """Measure light, contrast, sharpness and colour on the image that the model sees.
 
@@ -93,6 +128,13 @@ def measure_quality(model_input: NDArray[np.uint8], inner: Box, limits: QualityL
     Returns:
         The measures, taken over the middle three quarters so that the aperture's rim does not count.
     """
+    return _measure(model_input, inner, limits, None)[0]
+
+
+def _measure(
+    model_input: NDArray[np.uint8], inner: Box, limits: QualityLimits, known: tuple[float, bool] | None
+) -> tuple[Quality, tuple[float, bool] | None]:
+    """The measures; and detail and whether the colour is not tissue's, `known` or new, None where it was not asked."""
     dx, dy = inner.width // 8, inner.height // 8
     top, left = inner.y + dy, inner.x + dx
     centre = model_input[0, top : top + inner.height - 2 * dy, left : left + inner.width - 2 * dx]
@@ -100,7 +142,8 @@ def measure_quality(model_input: NDArray[np.uint8], inner: Box, limits: QualityL
     mean, deviation = cv2.meanStdDev(grey)
     brightness, contrast = float(mean[0, 0]), float(deviation[0, 0])
     over = np.count_nonzero(grey >= _CLIPPED) / max(1, grey.size)
-    sharpness = _detail(grey) / (brightness + 1)
+    detail = _detail(grey) if known is None else known[0]
+    sharpness = detail / (brightness + 1)
     reasons = []
     if contrast < limits.blank_contrast:
         reasons.append("blank")
@@ -108,13 +151,16 @@ def measure_quality(model_input: NDArray[np.uint8], inner: Box, limits: QualityL
         reasons.append("dark")
     if over > limits.bright_share:
         reasons.append("over_exposed")
-    if not reasons and _is_elsewhere(centre, limits):
+    if reasons:
+        return Quality(brightness, contrast, over, sharpness, tuple(reasons)), None
+    elsewhere = _is_elsewhere(centre, limits) if known is None else known[1]
+    if elsewhere:
         reasons.append("out_of_body")
-    if not reasons and sharpness < limits.sharpness:
+    elif sharpness < limits.sharpness:
         levels = np.cumsum(cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel()) / max(1, grey.size)
         low, high = np.searchsorted(levels, (0.05, 0.95))
         reasons.append("fogged" if low > limits.veiled * high else "blurred")
-    return Quality(brightness, contrast, over, sharpness, tuple(reasons))
+    return Quality(brightness, contrast, over, sharpness, tuple(reasons)), (detail, elsewhere)
 
 
 def _detail(grey: NDArray[np.uint8]) -> float:
@@ -132,10 +178,10 @@ def _is_elsewhere(centre: NDArray[np.uint8], limits: QualityLimits) -> bool:
     # Averages, as noise has colours of its own; where it halves exactly, OpenCV is ten times as fast.
     twice = cv2.resize(centre, (48, 48), interpolation=cv2.INTER_LINEAR)
     small = cv2.resize(twice, (24, 24), interpolation=cv2.INTER_AREA)
-    red, green, blue = cv2.split(small.astype(np.float32))
-    other = np.maximum(green, blue)
-    total = np.maximum(red + green + blue, _UNLIT)
-    spread = np.maximum(red, other) - np.minimum(np.minimum(red, green), blue)
-    if float((spread / total).mean()) * 3 < limits.colour:
+    colours = np.asarray(small, np.float32).reshape(-1, 3).T.copy()
+    red, other = colours[0], np.maximum(colours[1], colours[2])
+    total = np.maximum(np.add.reduce(colours, axis=0), _UNLIT)
+    spread = np.maximum.reduce(colours, axis=0) - np.minimum.reduce(colours, axis=0)
+    if float(np.add.reduce(spread / total)) * 3 < limits.colour * len(red):
         return False
-    return bool(((red - other) * 3 > _WARM * total).mean() < limits.warm_share)
+    return bool(np.count_nonzero((red - other) * 3 > _WARM * total) < limits.warm_share * len(red))

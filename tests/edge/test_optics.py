@@ -9,7 +9,7 @@ import pytest
 from edge.bundle import InputSpec
 from edge.capture.phantom import Phantom
 from edge.geometry import Box
-from edge.optics import Quality, QualityLimits, find_aperture, measure_quality
+from edge.optics import Quality, QualityLimits, QualityMeter, find_aperture, measure_quality
 from edge.preprocess import Preprocessor
 
 if TYPE_CHECKING:
@@ -82,6 +82,28 @@ RAMP = np.repeat(np.linspace(5, 230, 640), 480).reshape(640, 480).T[..., None].r
 def test_reasons_not_to_judge(image: np.ndarray, reason: str | None) -> None:
     quality = quality_of(image.astype(np.uint8))
     assert quality.reasons == (() if reason is None else (reason,)) or (reason == "dark" and reason in quality.reasons)
+
+
+@pytest.mark.parametrize("fps", [10, 20, 30, 60])
+def test_a_meter_measures_light_in_every_frame_and_sharpness_every_twentieth_of_a_second(fps: int) -> None:
+    sharp, soft = tissue(640, 480), cv2.GaussianBlur(RAMP, (0, 0), 20)
+    frames = [np.asarray(Preprocessor(SPEC)(image)) for image in (sharp, soft, sharp // 16)]
+    inner, meter = Box(0, 20, 160, 120), QualityMeter(QualityLimits())
+    alone = [measure_quality(frame, inner, QualityLimits()) for frame in frames]
+    assert [quality.reasons for quality in alone[:2]] == [(), ("blurred",)]
+    assert "dark" in alone[2].reasons
+    late = 0.0
+    for index in range(4 * fps):
+        which = 1 if index % fps >= fps // 2 else 0
+        found = meter.measure(frames[which], inner, index / fps)
+        assert found.brightness == alone[which].brightness
+        if found.reasons != alone[which].reasons:
+            late = max(late, index % fps / fps % 0.5)
+            assert late < 0.05
+    assert meter.measure(frames[2], inner, 100.0) == alone[2]
+    assert meter.measure(frames[0], inner, 100.001) == alone[0]  # darkness says nothing of what follows
+    assert meter.measure(frames[1], inner, 99.0) == alone[1]  # nor another source's future
+    assert meter.measure(frames[0], inner, None) == alone[0]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -18,7 +18,7 @@ from edge.capture import Reader, SourceInfo
 from edge.config import Config
 from edge.errors import EndOfSource, SourceError
 from edge.frames import Frame, NewestFrameSlot, now_ns
-from edge.messages import json_schemas
+from edge.messages import Detection, json_schemas
 from edge.pipeline import Pipeline
 from edge.stats import Meter
 
@@ -132,6 +132,20 @@ def test_a_detection_says_everything_that_the_contract_lists(bench: Bench) -> No
     assert set(message["stages_ms"]) == {"wait", "optics", "preprocess", "inference", "decide"}
     assert sum(message["stages_ms"].values()) == pytest.approx(message["age_ms"], abs=0.5)
     assert message["model"] == {"name": "redness", "version": "0.0.1"}
+
+
+@pytest.mark.parametrize("bundle", ["tiny_bundle", "map_bundle"])
+def test_a_detection_is_just_what_its_type_would_write(bundle: str, request: pytest.FixtureRequest) -> None:
+    bench = Bench(request.getfixturevalue(bundle))
+    payloads: list[bytes] = []
+    bench.out._keep = lambda topic, payload: payloads.append(payload) if topic == "detection" else None  # type: ignore[method-assign]
+    for red in (True, False):
+        bench.watch(0.5, red=red)
+    bench.show(np.zeros_like(bench.picture(red=True)))  # unfit
+    assert len(payloads) > 10
+    for payload in payloads:
+        assert Detection.model_validate_json(payload, strict=True).encode() == payload
+    assert any(b'"regions":[{' in payload for payload in payloads) == (bundle == "map_bundle")
 
 
 def test_the_state_follows_and_is_told_on_change_and_as_a_heartbeat(bench: Bench) -> None:
