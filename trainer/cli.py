@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.errors import ConfigError, FoldsightError
+from trainer.laboratory.command import add_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -93,6 +94,9 @@ def _add_training(commands: Any) -> None:
     run.add_argument("--devices", type=int, default=1, help="how many devices (default: 1)")
     run.add_argument("--json", action="store_true", help="print the outcome as JSON")
 
+    compare = _command(commands, "compare", _compare, "compare methods of distillation; what is done is not done again")
+    add_options(compare)
+
     segment = _command(commands, "segment", _segment, "do a segmentation study; what is done already is not done again")
     segment.add_argument("recipe", help="a YAML file, or the name of a study that ships with Foldsight: segmentation")
     segment.add_argument("--data", type=Path, help="folder that holds the images (not needed with --smoke)")
@@ -107,6 +111,18 @@ def _add_training(commands: Any) -> None:
 
 
 def _add_measuring(commands: Any) -> None:
+    quantise = _command(commands, "quantise", _quantise, "INT8 against FP32, rung by rung, on the validation split")
+    quantise.add_argument("target", type=Path, metavar="RUN", help="the folder of a run")
+    quantise.add_argument("--data", type=Path, required=True, help="folder that holds the images")
+    quantise.add_argument("--row", choices=("distilled", "smaller"), default="distilled", help="default: distilled")
+    quantise.add_argument("--body", type=Path, metavar="ONNX", help="another float graph in place of the run's student")
+    quantise.add_argument("--rungs", help="these rungs, by commas (default: the recipe's)")
+    quantise.add_argument("--every", action="store_true", help="try all rungs, whether or not one has passed")
+    quantise.add_argument("--out", type=Path, help="folder for the models and the ladder (default: RUN/ladder-ROW)")
+    quantise.add_argument("--threads", type=int, default=0, help="threads of torch (default: all)")
+    quantise.add_argument("--workers", type=int, default=0, help="processes that prepare images (default: none)")
+    quantise.add_argument("--json", action="store_true", help="print the ladder as JSON")
+
     evaluate = _command(commands, "evaluate", _evaluate, "measure a bundle or a run through the device's own code")
     evaluate.add_argument("target", type=Path, metavar="BUNDLE|RUN", help="a bundle (.zip), or the folder of a run")
     evaluate.add_argument("--data", type=Path, required=True, help="folder that holds the images")
@@ -225,6 +241,15 @@ def _stage(run: Run, stage: str) -> Any:
     return str(getattr(run, stage)())
 
 
+# --- compare ---
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from trainer.laboratory.command import compare  # noqa: PLC0415
+
+    return compare(arguments)
+
+
 # --- segment ---
 
 
@@ -254,6 +279,15 @@ def _segment(arguments: argparse.Namespace) -> int:
         arguments.markdown.write_text(markdown(found), encoding="utf-8")
     print(json.dumps(found) if arguments.json else markdown(found), end="\n" if arguments.json else "")
     return 0
+
+
+# --- quantise ---
+
+
+def _quantise(arguments: argparse.Namespace) -> int:
+    from trainer.quantise.command import quantise  # noqa: PLC0415
+
+    return quantise(arguments)
 
 
 # --- evaluate ---
@@ -384,9 +418,7 @@ def _unseen(arguments: argparse.Namespace) -> int:
     out = arguments.out or Path("runs") / f"{recipe.name}-unseen"
     machine = Machine(arguments.threads, arguments.workers)
     answers = {
-        source: {
-            seed: leave_out(recipe, arguments.data, out, machine, Held(source, int(seed)), rows) for seed in seeds
-        }
+        source: {seed: leave_out(recipe, arguments.data, out, machine, Held(source, int(seed)), rows) for seed in seeds}
         for source in sources
     }
     whole = Run(recipe, arguments.data, out / "whole", machine)
