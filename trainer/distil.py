@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from torch import Tensor
 
     from trainer.losses import HardLabels, SoftMaps, SoftTargets
+    from trainer.models import Probe
 
 
 class Task(nn.Module):
@@ -31,6 +34,10 @@ class Task(nn.Module):
     def frozen(self) -> list[nn.Module]:
         """Networks that take part but do not learn: moved to the device, but neither wrapped nor saved."""
         return []
+
+    def helpers(self) -> nn.Module:
+        """What learns beside the model without being kept, a regressor for example; nothing, as a rule."""
+        return nn.ModuleList()
 
 
 class Supervised(Task):
@@ -91,3 +98,89 @@ class Distillation(Task):
         if self.dense is not None:
             loss = loss + self.map_weight * terms["map"]
         return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
+
+
+class Answer(NamedTuple):
+    """What a network says about a batch.
+
+    Attributes:
+        logits: (N, C).
+        features: its levels' maps (N, C[i], h[i], w[i]), from shallow to deep; none where nobody looks at them.
+    """
+
+    logits: Tensor
+    features: Sequence[Tensor]
+
+
+class Guide(nn.Module):
+    """A distance between a student's answer and its teachers': a term of `Taught`."""
+
+    def forward(self, own: Answer, its: Sequence[Answer], labels: Tensor) -> Tensor:
+        """The distance, a scalar. No gradient reaches the teachers."""
+        raise NotImplementedError
+
+
+class Taught(Task):
+    """Learns from the true labels, and from the answers of any number of teachers by any number of terms.
+
+    L = hard_weight * hard(student, labels) + sum over terms of weight * guide(student, teachers, labels). The answers
+    come with the data, where they were computed once, or from `ask`.
+
+    Args:
+        model: uint8 pixels (N, 3, H, W) -> logits (N, C).
+        hard: loss on the true labels.
+        hard_weight: its weight; at 0 it is not computed.
+        guides: by name the weight of a term, and the term.
+        teachers: names in the answers: `NAME/logits`, `NAME/0`, `NAME/1`, ...: its logits, its levels.
+        probe: takes the student's own maps; None where no term looks at them.
+        ask: pixels -> answers, where they do not come with the data.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        hard: nn.Module,
+        hard_weight: float = 1.0,
+        guides: Mapping[str, tuple[float, Guide]] | None = None,
+        teachers: Sequence[str] = (),
+        probe: Probe | None = None,
+        ask: Callable[[Tensor], Mapping[str, Tensor]] | None = None,
+    ) -> None:
+        super().__init__(model)
+        self.hard, self.hard_weight, self.teachers, self._ask = hard, hard_weight, tuple(teachers), ask
+        given = guides or {}
+        self.weights = {name: weight for name, (weight, _) in given.items()}
+        self.guides = nn.ModuleDict({name: guide for name, (_, guide) in given.items()})
+        self._probe = probe
+
+    def helpers(self) -> nn.Module:
+        """The terms: some of them learn, regressors and fusions."""
+        return self.guides
+
+    def forward(self, pixels: Tensor, labels: Tensor, answers: Any) -> dict[str, Tensor]:
+        """The `loss`, and its terms before weighting."""
+        if self._ask is not None:
+            answers = self._ask(pixels)
+        if self._probe is None:
+            own = Answer(self.model(pixels), ())
+        else:
+            with self._probe:
+                logits = self.model(pixels)
+            own = Answer(logits, self._probe.features)
+        its = [_answer(answers, name) for name in self.teachers]
+        terms: dict[str, Tensor] = {}
+        loss: Tensor | float = 0.0
+        if self.hard_weight:
+            terms["hard"] = self.hard(own.logits, labels)
+            loss = self.hard_weight * terms["hard"]
+        for name, guide in self.guides.items():
+            terms[name] = guide(own, its, labels)
+            loss = loss + self.weights[name] * terms[name]
+        return {"loss": torch.as_tensor(loss), **{name: term.detach() for name, term in terms.items()}}
+
+
+def _answer(answers: Mapping[str, Tensor], name: str) -> Answer:
+    features: list[Tensor] = []
+    while f"{name}/{len(features)}" in answers:
+        features.append(answers[f"{name}/{len(features)}"])
+    return Answer(answers[f"{name}/logits"], features)

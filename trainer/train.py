@@ -7,7 +7,7 @@ import math
 import os
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch.utils.data import DataLoader
@@ -45,7 +45,10 @@ class TrainingData(Protocol):
         """Samples of an epoch."""
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int, Tensor]:
-        """Pixels uint8 (3, H, W) RGB, label, where it comes from, and maps float32 (labels, h, w), empty for none."""
+        """Pixels uint8 (3, H, W) RGB, label, where it comes from, and more that the task learns from.
+
+        That is maps float32 (labels, h, w), empty for none, or teachers' answers by name.
+        """
 
 
 @dataclass(frozen=True)
@@ -128,8 +131,8 @@ def fit(
                 generator=torch.Generator(),
             )
             task.train()
-            for step, (pixels, labels, _, maps) in enumerate(loader, start=start + 1):
-                terms = learner.learn(pixels, labels, maps, epoch, step)
+            for step, (pixels, labels, _, more) in enumerate(loader, start=start + 1):
+                terms = learner.learn(pixels, labels, more, epoch, step)
                 if step % _LOG_EVERY_STEPS == 0 or step == steps:
                     log.write(epoch, step, rate=meter.rate, learning_rate=learner.learning_rate, **terms)
                 meter.advance(settings.batch, f"epoch {epoch + 1}/{settings.epochs} loss {terms['loss']:.4f}")
@@ -163,11 +166,14 @@ class _Learner:
         from timm.utils.model_ema import ModelEmaV3  # noqa: PLC0415  after the shim
 
         self._fabric, self._task, self._settings, self._steps, self._title = fabric, task, settings, steps, title
-        self._model = channels_last(task.model)
-        optimiser = torch.optim.AdamW(_groups(self._model, settings.weight_decay), lr=settings.learning_rate)
+        self._model, self._helpers = channels_last(task.model), task.helpers()
+        optimiser = torch.optim.AdamW(
+            _groups(settings.weight_decay, self._model, self._helpers), lr=settings.learning_rate
+        )
         # The averages follow quickly at first, so that few epochs are not spent on forgetting the first weights.
         self._ema = ModelEmaV3(self._model, decay=settings.ema, use_warmup=True) if settings.ema else None
         task.model, self._optimiser = fabric.setup(self._model, optimiser)
+        self._helpers.to(fabric.device)
         for network in (*task.frozen(), *([self._ema] if self._ema else [])):
             channels_last(network.to(fabric.device))
         self.learning_rate = 0.0
@@ -178,7 +184,9 @@ class _Learner:
         model: nn.Module = self._model if self._ema is None else self._ema.module
         return model.eval()
 
-    def learn(self, pixels: Tensor, labels: Tensor, maps: Tensor, epoch: int, step: int) -> dict[str, float]:
+    def learn(
+        self, pixels: Tensor, labels: Tensor, more: Tensor | Mapping[str, Tensor], epoch: int, step: int
+    ) -> dict[str, float]:
         """Take step number `step` (from 1) of an epoch; returns the loss and its terms.
 
         Raises:
@@ -190,9 +198,13 @@ class _Learner:
             group["lr"] = self.learning_rate
         batch = pixels.to(fabric.device).contiguous(memory_format=torch.channels_last)
         with fabric.autocast():
-            terms = self._task(batch, labels.to(fabric.device), maps.to(fabric.device))
+            terms = self._task(batch, labels.to(fabric.device), _to(more, fabric.device))
         self._optimiser.zero_grad()
         fabric.backward(terms["loss"])
+        if fabric.world_size > 1:  # what helps the model learn is not in its wrapper
+            for parameter in self._helpers.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = cast("Tensor", fabric.all_reduce(parameter.grad, reduce_op="mean"))
         norm = fabric.clip_gradients(
             self._task.model, self._optimiser, max_norm=self._settings.clip, error_if_nonfinite=False
         )
@@ -219,6 +231,8 @@ class _Learner:
         }
         if self._ema is not None:
             state["ema"] = self._ema.state_dict()
+        if list(self._helpers.parameters()):
+            state["helpers"] = self._helpers.state_dict()
         if torch.cuda.is_available():
             state["cuda_rng"] = torch.cuda.get_rng_state_all()
         save_atomically(path, state)
@@ -233,6 +247,8 @@ class _Learner:
             self._optimiser.load_state_dict(state["optimiser"])
             if self._ema is not None:
                 self._ema.load_state_dict(state["ema"])
+            if list(self._helpers.parameters()):
+                self._helpers.load_state_dict(state["helpers"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise FoldsightError(f"{path} is a checkpoint of another network: remove {path.parent}") from error
         torch.set_rng_state(state["torch_rng"])
@@ -284,8 +300,13 @@ def save_atomically(path: Path, state: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    trained = [p for p in model.parameters() if p.requires_grad]
+def _to(more: Any, device: torch.device) -> Any:
+    """A tensor, or each of a dictionary's, on a device."""
+    return {name: value.to(device) for name, value in more.items()} if isinstance(more, dict) else more.to(device)
+
+
+def _groups(weight_decay: float, *modules: nn.Module) -> list[dict[str, Any]]:
+    trained = [p for module in modules for p in module.parameters() if p.requires_grad]
     return [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},

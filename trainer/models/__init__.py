@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from trainer.models.backbones import create_backbone, early_stages
+from trainer.models.backbones import Renormalised, create_backbone, early_stages, own_normalisation
+from trainer.models.features import Probe, feature_layers, feature_shapes
 from trainer.models.simple_resnet import MAP_STRIDE, SimpleResNet
+from trainer.models.students import OWN, ThreeConv, create_student
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,12 +19,20 @@ if TYPE_CHECKING:
 __all__ = [
     "MAP_STRIDE",
     "MEAN",
+    "OWN",
     "SCALE",
     "PixelModel",
+    "Probe",
+    "Renormalised",
     "SimpleResNet",
+    "ThreeConv",
     "count_parameters",
     "create_backbone",
+    "create_student",
     "early_stages",
+    "feature_layers",
+    "feature_shapes",
+    "own_normalisation",
 ]
 
 MEAN, SCALE = 127, 128

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from edge.errors import ConfigError, FoldsightError
 from trainer._torchvision import ensure_torchvision
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
 _PACKAGED = {
     # timm's name: package, class that knows the file. Tan & Le 2019 (arXiv 1905.11946); Apache-2.0, ImageNet-1k.
@@ -140,3 +141,41 @@ def early_stages(model: nn.Module, stages: int) -> list[str]:
     if not all(hasattr(model, name) for name in ("conv_stem", "bn1", "blocks")):
         raise ConfigError("frozen_stages is for EfficientNets: set it to 0 for this backbone")
     return ["conv_stem", "bn1", *(f"blocks.{stage}" for stage in range(stages))]
+
+
+class Renormalised(nn.Module):
+    """A body that wants another normalisation than ours, which is (x - 127) / 128 of a pixel x.
+
+    Shapes: normalised RGB float (N, 3, H, W) -> what the body answers to (x / 255 - mean) / std.
+
+    Args:
+        body: the network.
+        mean: per channel, of pixels in 0..1.
+        std: likewise.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, body: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.body = body
+        m, s = (torch.tensor(v, dtype=torch.float32).view(1, 3, 1, 1) for v in (mean, std))
+        self.register_buffer("scale", 128 / 255 / s, persistent=False)
+        self.register_buffer("shift", (127 / 255 - m) / s, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The body's answer."""
+        return self.body(x * self.scale + self.shift)  # type: ignore[no-any-return]
+
+
+def own_normalisation(body: nn.Module, weights: str) -> tuple[Sequence[float], Sequence[float]] | None:
+    """Mean and deviation with which a timm model's weights were learnt; None where ours are as good.
+
+    Without pretrained weights there is nothing to match, and the packaged ones learnt with ours.
+    """
+    settings = getattr(body, "pretrained_cfg", None) or {}
+    mean, std = settings.get("mean"), settings.get("std")
+    if weights in ("none", "package") or not mean or not std:
+        return None
+    return None if set(mean) == set(std) == {0.5} else (mean, std)

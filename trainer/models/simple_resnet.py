@@ -95,6 +95,7 @@ class SimpleResNet(nn.Module):
         if len(widths) != len(blocks) or any(w % 16 for w in widths):
             msg = f"widths {list(widths)} must be multiples of 16, one per entry of blocks {list(blocks)}"
             raise ValueError(msg)
+        self.feature_layers = tuple(f"stages.{i}" for i in range(len(widths)))
         self.stem = nn.Sequential(*_conv_bn(3, widths[0], 3, 2), nn.ReLU())
         stages = []
         inputs = widths[0]

@@ -1,0 +1,1 @@
+"""The laboratory: methods of distillation compared under one protocol, on any labels."""

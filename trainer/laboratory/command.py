@@ -1,0 +1,80 @@
+"""`foldsight-trainer compare`: a comparison from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge.errors import ConfigError
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("recipe", help="a YAML file, or the name of a comparison that ships with Foldsight")
+    parser.add_argument("--data", type=Path, help="folder that holds the images (not needed with --smoke)")
+    parser.add_argument("--out", type=Path, help="folder of the comparison (default: runs/RECIPE)")
+    parser.add_argument("--seeds", help="seeds of the students, by commas (default: the recipe's)")
+    weights = "take a teacher's weights from another run (its best.pt); may be given repeatedly"
+    parser.add_argument("--with", dest="given", action="append", default=[], metavar="TEACHER=FILE", help=weights)
+    parser.add_argument("--smoke", action="store_true", help="the whole comparison, tiny, on generated images")
+    parser.add_argument("--table", action="store_true", help="train nothing, show what is done so far, on validation")
+    parser.add_argument("--threads", type=int, default=0, help="threads of torch (default: all)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that prepare images (default: none)")
+    parser.add_argument("--accelerator", default="auto", help="auto, cpu, cuda (default: auto)")
+    parser.add_argument("--devices", type=int, default=1, help="how many devices (default: 1)")
+    parser.add_argument("--markdown", type=Path, help="write the table to this file too")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Do, or go on with, a comparison; print its table."""
+    from trainer.laboratory.recipe import LaboratoryRecipe, load_laboratory_recipe  # noqa: PLC0415
+    from trainer.laboratory.smoke import smoke_laboratory_recipe, write_smoke_task  # noqa: PLC0415
+    from trainer.laboratory.study import Laboratory  # noqa: PLC0415
+    from trainer.laboratory.table import figures, markdown  # noqa: PLC0415
+    from trainer.stages import Machine  # noqa: PLC0415
+
+    for name in ("threads", "workers"):
+        if getattr(arguments, name) < 0:
+            raise ConfigError(f"--{name} {getattr(arguments, name)} is negative: give 0 or more")
+    recipe = load_laboratory_recipe(arguments.recipe)
+    if arguments.seeds is not None:
+        recipe = LaboratoryRecipe.model_validate(recipe.model_dump() | {"seeds": _seeds(arguments.seeds)})
+    out = arguments.out or Path("runs") / (recipe.name + ("-smoke" if arguments.smoke else ""))
+    if arguments.smoke:
+        recipe = smoke_laboratory_recipe(recipe)
+        root = out / "images"
+        write_smoke_task(recipe, root)
+    elif arguments.data is None:
+        raise ConfigError(f"{arguments.recipe} needs images: give their folder with --data, or try --smoke")
+    else:
+        root = arguments.data
+    machine = Machine(arguments.threads, arguments.workers, arguments.accelerator, arguments.devices)
+    laboratory = Laboratory(recipe, root, out, machine, _given(arguments.given))
+    study = laboratory.read("val") if arguments.table else laboratory.run()
+    found = figures(study, out, "val" if arguments.table else "test")
+    if arguments.markdown:
+        arguments.markdown.write_text(markdown(found), encoding="utf-8")
+    print(json.dumps(found) if arguments.json else markdown(found), end="\n" if arguments.json else "")
+    return 0
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--seeds {text}: give whole numbers, by commas") from error
+
+
+def _given(pairs: list[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for pair in pairs:
+        name, equals, path = pair.partition("=")
+        if not equals or not name or not path:
+            raise ConfigError(f"--with {pair}: give TEACHER=FILE")
+        found[name] = Path(path)
+    return found

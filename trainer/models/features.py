@@ -1,0 +1,105 @@
+"""Feature maps of any network, taken by hooks on its modules: models stay as they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from edge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+    from typing_extensions import Self
+
+LEVELS = 3
+"""How many levels distillation looks at where nothing else is said: the deepest, strides 8, 16 and 32 as a rule."""
+
+
+class Probe:
+    """What chosen modules answered during the last forward pass within `with probe:`.
+
+    Not a module itself and not in any state: a network with a probe is saved and copied as one without.
+
+    Args:
+        network: the network.
+        layers: names of its modules whose outputs are maps (N, C, h, w).
+
+    Raises:
+        ConfigError: it has no such module.
+    """
+
+    def __init__(self, network: nn.Module, layers: Sequence[str]) -> None:
+        self.layers, self._open = tuple(layers), False
+        self._taken: dict[str, Tensor] = {}
+        for name in self.layers:
+            try:
+                module = network.get_submodule(name)
+            except AttributeError as error:
+                known = ", ".join(n for n, _ in list(network.named_modules())[1:8])
+                raise ConfigError(f"the network has no layer {name!r}; its first are {known}") from error
+            module.register_forward_hook(self._hook(name))
+
+    def _hook(self, name: str) -> Any:
+        def take(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            if self._open:
+                self._taken[name] = output
+
+        return take
+
+    def __enter__(self) -> Self:
+        self._taken.clear()
+        self._open = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open = False
+
+    @property
+    def features(self) -> list[Tensor]:
+        """The maps, in the order of the layers; they are given up: a second call has none."""
+        taken = [self._taken[name] for name in self.layers]
+        self._taken.clear()
+        return taken
+
+
+def feature_layers(body: nn.Module, prefix: str = "") -> list[str]:
+    """The modules that distillation looks at where a recipe names none: `LEVELS` of them, from shallow to deep.
+
+    Args:
+        body: ours, one of timm's, or one with an attribute `feature_layers` of its own.
+        prefix: put before the names.
+
+    Raises:
+        ConfigError: nothing tells its layers.
+    """
+    own = getattr(body, "feature_layers", None)
+    if own is None and hasattr(body, "feature_info"):
+        own = [level["module"] for level in body.feature_info]  # type: ignore[union-attr]
+    if not own:
+        raise ConfigError(
+            f"{type(body).__name__} does not say which layers hold its features: name them (layers), or give it an "
+            "attribute feature_layers"
+        )
+    return [prefix + name for name in list(own)[-LEVELS:]]
+
+
+def feature_shapes(network: nn.Module, layers: Sequence[str], side: int) -> list[tuple[int, int, int]]:
+    """Shapes (C, h, w) of the layers' maps for a square uint8 picture of this side.
+
+    Raises:
+        ConfigError: a layer answers with something else than a map.
+    """
+    training, probe = network.training, Probe(network, layers)
+    network.eval()
+    with torch.no_grad(), probe:
+        network(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+    found = probe.features
+    network.train(training)
+    for name, features in zip(layers, found, strict=True):
+        if not isinstance(features, torch.Tensor) or features.ndim != 4:  # noqa: PLR2004
+            raise ConfigError(f"layer {name} answers with no map (N, C, h, w): choose another one")
+    return [(f.shape[1], f.shape[2], f.shape[3]) for f in found]
