@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs from the distribution what the Makefile's commands need and this machine lacks.
-# Usage: deploy/prerequisites.sh python|mosquitto|chromium|systemd-analyze|arm-emulation|gstreamer ...
+# Usage: deploy/prerequisites.sh python|mosquitto|chromium|systemd-analyze|arm-emulation|adapter-emulation|gstreamer ...
 set -eu
 
 fail() {
@@ -61,6 +61,17 @@ for thing in "$@"; do
             apt_install "Debian's keyring" debian-archive-keyring
         command -v gcc >/dev/null || apt_install "a C compiler" gcc
         echo 'int main(void) { return 0; }' | gcc -x c -o /dev/null - 2>/dev/null || apt_install "the C library's headers" libc6-dev
+        ;;
+    adapter-emulation)
+        command -v qemu-system-aarch64 >/dev/null || apt_install "QEMU's emulation of whole machines" qemu-system-arm
+        command -v qemu-img >/dev/null || apt_install qemu-img qemu-utils
+        command -v debootstrap >/dev/null || [ -x /usr/sbin/debootstrap ] || apt_install debootstrap debootstrap
+        command -v gpgv >/dev/null || apt_install gpgv gpgv
+        [ -r /usr/share/keyrings/debian-archive-keyring.gpg ] ||
+            apt_install "Debian's keyring" debian-archive-keyring
+        command -v depmod >/dev/null || [ -x /sbin/depmod ] || apt_install depmod kmod
+        command -v mke2fs >/dev/null || [ -x /sbin/mke2fs ] || apt_install mke2fs e2fsprogs
+        [ "$(id -u)" = 0 ] || command -v fakeroot >/dev/null || apt_install fakeroot fakeroot
         ;;
     gstreamer) # for the tests, which skip without it: the library, its plug-ins and an RTSP server, 60 MB to download
         gi=${PYTHON:-python3}
