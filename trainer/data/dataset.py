@@ -23,6 +23,7 @@ from trainer.data.blend import (
     unknown_like,
     view,
 )
+from trainer.data.draw import draw_crop, draw_record, draw_size, draw_turn
 from trainer.data.pack import SIDE, Packed
 from trainer.data.types import FOLD, FOLDS, GLOTTIS, LABELS, NO_FOLDS, TOOL, TUBE, VOID, DataError, Image, Mask
 
@@ -37,8 +38,6 @@ _TRIES = 8
 _TISSUES = 8
 _MOST_COVERED = 0.72  # share of a view; more leaves nothing of the larynx
 _SMALLEST = 20  # pixels of the output that a blended larynx's folds have in length
-_ASPECTS = (1.0, 1.0, 1.0, 1.1, 1.17, 1.25, 4 / 3, 4 / 3, 16 / 9, 0.85, 0.7, 0.55)
-"""Width over height of the picture inside the model's square input, as frames and their apertures have it."""
 PLAIN, BLEND, COVER = range(3)
 _BLACK = 8  # brightest channel of a pixel that shows nothing
 
@@ -175,12 +174,7 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int, torch.Tensor]]):
         return [tables[int(i)] for i in rng.permutation(len(tables))[:200]]
 
     def _draw(self, pools: dict[str, list[int]], rng: Rng) -> int:
-        sources = sorted(pools)
-        weights = np.array([self._settings.source_weights.get(source, 1.0) for source in sources])
-        if not weights.any():
-            weights[:] = 1
-        pool = pools[sources[int(rng.choice(len(sources), p=weights / weights.sum()))]]
-        return pool[int(rng.integers(len(pool)))]
+        return draw_record(pools, self._settings.source_weights, rng)
 
     def _draw_negative(self, rng: Rng) -> Packed:
         return self._pack[self._draw(self._pools[NO_FOLDS], rng)]
@@ -222,7 +216,7 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int, torch.Tensor]]):
 
     def _make(self, label: int, kind: int, base: int, *, twin: bool, seeds: list[int]) -> tuple[Image, Mask]:
         rng, style = np.random.default_rng(seeds), np.random.default_rng([*seeds, 1])
-        size = self._frame_size(rng)
+        size = draw_size(self._settings.side, rng)
         packed = self._pack[base]
         if kind == BLEND:
             seen = self._blend(packed, label, size, rng, twin=twin)
@@ -248,15 +242,6 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int, torch.Tensor]]):
         small = cv2.resize(maps, (cells, cells), interpolation=cv2.INTER_AREA).reshape(cells, cells, -1)
         return out, np.ascontiguousarray(small.transpose(2, 0, 1), np.float32) / np.float32(255)
 
-    def _frame_size(self, rng: Rng) -> tuple[int, int]:
-        aspect = _ASPECTS[int(rng.integers(len(_ASPECTS)))]
-        side = self._settings.side
-        return (round(side / aspect), side) if aspect >= 1 else (side, round(side * aspect))
-
-    def _turn(self, rng: Rng) -> tuple[float, tuple[bool, bool]]:
-        angle = float(np.clip(rng.normal(0, 0.5), -1, 1)) * self._settings.rotation
-        return angle, (bool(rng.random() < 0.5), bool(rng.random() < 0.25))  # noqa: PLR2004
-
     def _look(
         self, packed: Packed, label: int, size: tuple[int, int], rng: Rng, zoom: tuple[float, float] | None = None
     ) -> View:
@@ -269,9 +254,9 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int, torch.Tensor]]):
             focus = (float(drawn[0]), float(drawn[1]), float(drawn[2]), float(drawn[3]))
         height, width = packed.image.shape[:2]
         box = (focus[0] * width, focus[1] * height, focus[2] * width, focus[3] * height)
-        angle, flip = self._turn(rng)
+        angle, flip = draw_turn(self._settings.rotation, rng)
         for _ in range(_TRIES):
-            rect = self._crop(width, height, size, zoom, rng)
+            rect = draw_crop(width, height, size, zoom, rng)
             if _kept(box, rect) < 0.6:  # noqa: PLR2004
                 continue
             seen = view(packed, rect, size, angle=angle, flip=flip)
@@ -284,18 +269,6 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int, torch.Tensor]]):
         shape = size[1] / size[0]
         w, h = min(width, height * shape * 1.3), min(height, width / shape * 1.3)
         return (width - w) / 2, (height - h) / 2, w, h
-
-    @staticmethod
-    def _crop(width: int, height: int, size: tuple[int, int], zoom: tuple[float, float], rng: Rng) -> Rect:
-        shape = size[1] / size[0] * float(np.exp(rng.normal(0, 0.08)))
-        scale = float(rng.uniform(*zoom))
-        # Between the largest rectangle inside the picture and the smallest around it.
-        inner, outer = min(width, height * shape), max(width, height * shape)
-        w = scale * (inner + (outer - inner) * float(rng.uniform(0, 0.5)))
-        h = w / shape
-        x = (width - w) / 2 + float(rng.uniform(-0.5, 0.5)) * abs(width - w)
-        y = (height - h) / 2 + float(rng.uniform(-0.5, 0.5)) * abs(height - h)
-        return x, y, w, h
 
     def _scene(self, size: tuple[int, int], rng: Rng) -> View:
         """A view without folds: a negative, or a larynx whose folds are covered."""
@@ -342,7 +315,7 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int, torch.Tensor]]):
             across = max(tighter[2], tighter[3] * shape)
             middle = (tighter[0] + tighter[2] / 2, tighter[1] + tighter[3] / 2)
             source = (middle[0] - across / 2, middle[1] - across / shape / 2, across, across / shape)
-        angle, flip = self._turn(rng)
+        angle, flip = draw_turn(self._settings.rotation, rng)
         patch = view(donor, source, size, angle=angle, flip=flip, target=place, mirrored=False)
         weight = soft_mask(size, place, rng)
         if label == NO_FOLDS and twin:

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from trainer.data.augment import AugmentSettings, Rng, colour_table, degrade, is_grey, restyle
 from trainer.data.blend import View, blend, soft_mask, view
+from trainer.data.draw import draw_crop, draw_record, draw_size, draw_turn
 from trainer.data.pack import Packed
 from trainer.data.types import LABELS, UNKNOWN, DataError, Image, Mask
 from trainer.segment.targets import NOTHING_KNOWN, OTHER, possible_classes
@@ -29,7 +30,8 @@ _BLACK = 8  # brightest channel of a pixel that shows nothing
 _COLOURS = 100
 
 _STRONG = ("blend", "grey", "colour_grey", "narrow_band", "recolour", "aperture", "overlay", "glare", "fog", "motion",
-           "fall_off", "sharpness", "noise", "jpeg", "strength", "rotation")  # fmt: skip
+           "blood", "mucus", "smoke", "interlace", "twins", "fall_off", "sharpness", "noise", "jpeg", "strength",
+           "rotation")  # fmt: skip
 WEAK = {**dict.fromkeys(_STRONG, 0.0), "zoom_min": 0.8, "zoom_max": 1.0}
 """Changes of `AugmentSettings` that leave crops of four fifths or more, shifts and flips: weak augmentation."""
 
@@ -90,12 +92,7 @@ class MaskSet(Dataset[tuple[torch.Tensor, int, int, torch.Tensor]]):
         return pixels, self._pack.records[index].label_index, index, torch.from_numpy(sets)
 
     def _draw(self, rng: Rng) -> int:
-        sources = sorted(self._pools)
-        weights = np.array([self._settings.source_weights.get(source, 1.0) for source in sources])
-        if not weights.any():
-            weights[:] = 1
-        pool = self._pools[sources[int(rng.choice(len(sources), p=weights / weights.sum()))]]
-        return pool[int(rng.integers(len(pool)))]
+        return draw_record(self._pools, self._settings.source_weights, rng)
 
     def _learn_colours(self) -> list[Mask]:
         rng = np.random.default_rng([self._seed, 1])
@@ -105,17 +102,16 @@ class MaskSet(Dataset[tuple[torch.Tensor, int, int, torch.Tensor]]):
 
     def _make(self, index: int, rng: Rng) -> tuple[Image, Mask]:
         settings = self._settings
-        aspect = _ASPECTS[int(rng.integers(len(_ASPECTS)))]
         side = settings.side
-        size = (round(side / aspect), side) if aspect >= 1 else (side, round(side * aspect))
+        size = draw_size(side, rng, _ASPECTS)
         if self._scenes and rng.random() < settings.blend:
-            scene = self._look(self._scenes[int(rng.integers(len(self._scenes)))], size, aspect, rng)
+            scene = self._look(self._scenes[int(rng.integers(len(self._scenes)))], size, rng)
             share = float(rng.uniform(settings.patch_min, 1))
             width, height = size[1] * share, size[0] * share
             place = float(rng.uniform(0, size[1] - width)), float(rng.uniform(0, size[0] - height)), width, height
-            seen = blend(scene, self._look(index, size, aspect, rng, place), soft_mask(size, place, rng), rng)
+            seen = blend(scene, self._look(index, size, rng, place), soft_mask(size, place, rng), rng)
         else:
-            seen = self._look(index, size, aspect, rng)
+            seen = self._look(index, size, rng)
         image = degrade(restyle(seen.image, self._tables, settings, rng), settings, rng)
         # What the field stop or an overlay blackened shows nothing any more.
         gone = (cv2.blur(image, (5, 5)).max(axis=2) < _BLACK) & (seen.image.max(axis=2) > 4 * _BLACK)
@@ -127,26 +123,12 @@ class MaskSet(Dataset[tuple[torch.Tensor, int, int, torch.Tensor]]):
         out[inside], out_sets[inside] = image, sets
         return out, out_sets
 
-    def _look(self, index: int, size: tuple[int, int], aspect: float, rng: Rng, place: Rect | None = None) -> View:
+    def _look(self, index: int, size: tuple[int, int], rng: Rng, place: Rect | None = None) -> View:
         """A random crop, turned and mirrored; laid into `place` of the view, or all over it."""
         settings, packed = self._settings, self._pack[index]
         sets = possible_classes(packed.classes, self._pack.records[index])
-        angle = float(np.clip(rng.normal(0, 0.5), -1, 1)) * settings.rotation
-        flip = (bool(rng.random() < 0.5), bool(rng.random() < 0.25))  # noqa: PLR2004
+        angle, flip = draw_turn(settings.rotation, rng)
         height, width = packed.image.shape[:2]
-        rect = _crop(width, height, aspect, (settings.zoom_min, settings.zoom_max), rng)
+        rect = draw_crop(width, height, size, (settings.zoom_min, settings.zoom_max), rng)
         known = Packed(packed.image, sets, None, sure=False)
         return view(known, rect, size, angle=angle, flip=flip, target=place, mirrored=place is None)
-
-
-def _crop(width: int, height: int, aspect: float, zoom: tuple[float, float], rng: Rng) -> Rect:
-    """A rectangle of about the given shape, of a drawn share of the picture, at a drawn place in it."""
-    shape = aspect * float(np.exp(rng.normal(0, 0.08)))
-    scale = float(rng.uniform(*zoom))
-    # Between the largest rectangle inside the picture and the smallest around it.
-    inner, outer = min(width, height * shape), max(width, height * shape)
-    w = scale * (inner + (outer - inner) * float(rng.uniform(0, 0.5)))
-    h = w / shape
-    x = (width - w) / 2 + float(rng.uniform(-0.5, 0.5)) * abs(width - w)
-    y = (height - h) / 2 + float(rng.uniform(-0.5, 0.5)) * abs(height - h)
-    return x, y, w, h

@@ -15,6 +15,7 @@ from trainer.data import augment
 from trainer.data.augment import AugmentSettings, colour_by_tables, colour_table, is_grey
 from trainer.data.blend import View, blend, fill_in, fold_weight, own_tissue, shows_folds, soft_mask, view
 from trainer.data.dataset import TrainSet, limit_threads
+from trainer.data.draw import draw_size
 from trainer.data.pack import Pack, Packed
 from trainer.data.sheet import write_train_sheets
 from trainer.data.types import FOLD, FOLDS, GLOTTIS, NO_FOLDS, UNKNOWN, VOID, DataError
@@ -237,7 +238,7 @@ def test_a_positive_keeps_its_folds_and_a_negative_has_none(train_set: TrainSet)
         rng = np.random.default_rng([7, 0, i])
         packed = train_set._pack[base]
         make = (train_set._look, train_set._blend, train_set._cover)[kind]
-        seen = make(packed, label, train_set._frame_size(rng), rng)
+        seen = make(packed, label, draw_size(train_set._settings.side, rng), rng)
         folds = int(np.isin(seen.classes, (FOLD, GLOTTIS)).sum())
         if label == NO_FOLDS:
             assert folds <= 0.002 * seen.classes.size, train_set.describe(i)
