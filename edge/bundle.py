@@ -318,12 +318,15 @@ class Bundle:
         found = (a for a in self.manifest.artefacts if a.role == role and a.runtime == runtime and a.precision in order)
         return sorted(found, key=lambda a: order[a.precision])
 
-    def check_golden(self, artefact: Artefact, runtime: Runtime | None = None) -> float:
+    def check_golden(
+        self, artefact: Artefact, runtime: Runtime | None = None, *, least_tolerance: float = 0.0
+    ) -> float:
         """Run an artefact on the golden inputs, and compare its scores and, where it has them, its maps.
 
         Args:
             artefact: whose golden outputs.
             runtime: what runs it; None opens ONNX Runtime, which runs the graphs for TensorRT as well, slowly.
+            least_tolerance: of scores and maps, where the artefact allows less.
 
         Returns:
             The largest difference of a calibrated score from the recorded one.
@@ -345,9 +348,12 @@ class Bundle:
             scores.append(calibrate(logits, decision.temperature, exclusive=self.manifest.exclusive))
             if spec is not None and runtime.maps is not None:
                 maps.append(map_probabilities(runtime.maps, spec.temperature))
-        difference = self._same(artefact, "scores", np.stack(scores), expected, artefact.tolerance)
+        difference = self._same(
+            artefact, "scores", np.stack(scores), expected, max(least_tolerance, artefact.tolerance)
+        )
         if expected_maps is not None:
-            self._same(artefact, "maps", np.stack(maps), expected_maps, artefact.map_tolerance or 0.0)
+            allowed = max(least_tolerance, artefact.map_tolerance or 0.0)
+            self._same(artefact, "maps", np.stack(maps), expected_maps, allowed)
         return difference
 
     def _same(

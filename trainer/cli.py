@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_training(commands)
     _add_measuring(commands)
+    _add_export(commands)
     _add_data(commands)
     _add_recipe(commands)
     return parser
@@ -159,6 +160,17 @@ def _add_measuring(commands: Any) -> None:
     localise.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
+def _add_export(commands: Any) -> None:
+    export = _command(commands, "export", _export, "build the TensorRT engine of a bundle for this machine's GPU")
+    export.add_argument("bundle", type=Path, help="a bundle (.zip) that holds a graph for TensorRT")
+    export.add_argument("--tensorrt", action="store_true", required=True, help="what to build: there is nothing else")
+    export.add_argument(
+        "--precision", choices=("auto", "int8", "fp16"), default="auto", help="default: auto, INT8 first"
+    )
+    export.add_argument("--out", type=Path, default=Path("engines"), help="folder for the engine (default: engines)")
+    export.add_argument("--json", action="store_true", help="print the outcome as JSON")
+
+
 def _add_data(commands: Any) -> None:
     data = commands.add_parser("data", help="look at the images before training").add_subparsers(
         required=True, metavar="COMMAND"
@@ -176,6 +188,27 @@ def _add_data(commands: Any) -> None:
         if name != "audit":
             added.add_argument("--out", type=Path, required=True, help={"import": "the CSV", "sheet": "a folder"}[name])
         added.add_argument("--json", action="store_true", help="print the outcome as JSON")
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from edge.bundle import Bundle  # noqa: PLC0415
+    from trainer.tensorrt import export_engine  # noqa: PLC0415
+
+    def tell(line: str) -> None:
+        print(f"foldsight-trainer: {line}", file=sys.stderr, flush=True)
+
+    bundle = Bundle.open(arguments.bundle)
+    found = export_engine(bundle, arguments.out, precision=arguments.precision, tell=tell)
+    if arguments.json:
+        print(json.dumps(found))
+        return 0
+    ours, theirs = found["latency_ms"], found["onnxruntime_ms"]
+    print(f"{found['description']}\n{found['engine']}")
+    print(
+        f"one inference {ours['p50']} ms (p50), {ours['p99']} ms (p99); ONNX Runtime {theirs['p50']}, {theirs['p99']}"
+    )
+    print(f"golden inputs: {found['agreement']:.0%} the same label, scores differ by at most {found['difference']:.4f}")
+    return 0
 
 
 def _add_recipe(commands: Any) -> None:
