@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.errors import ConfigError, FoldsightError
+from trainer.clean.command import add_options as clean_options
+from trainer.kinds import KINDS
 from trainer.laboratory.command import add_options
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_training(commands)
     _add_measuring(commands)
+    _add_evidence(commands)
     _add_export(commands)
     _add_data(commands)
     _add_recipe(commands)
@@ -160,6 +163,17 @@ def _add_measuring(commands: Any) -> None:
     localise.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
+def _add_evidence(commands: Any) -> None:
+    from trainer import evidence_cli  # noqa: PLC0415
+
+    for name, run, options, text in (
+        ("report", evidence_cli.report, evidence_cli.report_options, "one page with all evidence of a run or study"),
+        ("gradcam", evidence_cli.gradcam, evidence_cli.gradcam_options, "measure and draw where a run's networks look"),
+        ("corruptions", evidence_cli.corruptions, evidence_cli.corruptions_options, "draw a frame's corruptions"),
+    ):
+        options(_command(commands, name, run, text))
+
+
 def _add_export(commands: Any) -> None:
     export = _command(commands, "export", _export, "build the TensorRT engine of a bundle for this machine's GPU")
     export.add_argument("bundle", type=Path, help="a bundle (.zip) that holds a graph for TensorRT")
@@ -172,6 +186,8 @@ def _add_export(commands: Any) -> None:
 
 
 def _add_data(commands: Any) -> None:
+    clean = _command(commands, "clean", _clean, "look at own images: odd ones, duplicates, labelling by key")
+    clean_options(clean)
     data = commands.add_parser("data", help="look at the images before training").add_subparsers(
         required=True, metavar="COMMAND"
     )
@@ -218,13 +234,15 @@ def _add_recipe(commands: Any) -> None:
     show = _command(recipe, "show", _recipe_show, "print a recipe with every setting, its defaults filled in")
     show.add_argument("recipe", help="a YAML file, or the name of a recipe that ships with Foldsight")
     show.add_argument("--json", action="store_true", help="as JSON")
-    _command(recipe, "schema", _recipe_schema, "print the JSON Schema of recipes")
+    schema = _command(recipe, "schema", _recipe_schema, "print the JSON Schema of recipes")
+    schema.add_argument("--kind", choices=KINDS, default="bundle", help="of which kind of recipe (default: bundle)")
 
 
 # --- run ---
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from trainer.kinds import BUNDLE, kind_of  # noqa: PLC0415
     from trainer.recipe import load_recipe  # noqa: PLC0415
     from trainer.smoke import smoke_recipe, write_smoke_images  # noqa: PLC0415
     from trainer.stages import Machine, Run  # noqa: PLC0415
@@ -232,6 +250,9 @@ def _run(arguments: argparse.Namespace) -> int:
     for name in ("threads", "workers"):
         if getattr(arguments, name) < 0:
             raise ConfigError(f"--{name} {getattr(arguments, name)} is negative: give 0 or more")
+    kind = kind_of(arguments.recipe)
+    if kind != BUNDLE:
+        return _run_study(kind, arguments)
     recipe = load_recipe(arguments.recipe)
     out = arguments.out or Path("runs") / (recipe.name + ("-smoke" if arguments.smoke else ""))
     if arguments.smoke:
@@ -259,6 +280,21 @@ def _run(arguments: argparse.Namespace) -> int:
         for stage, result in outcome.items():
             print(f"{stage}: {result}")
     return 0
+
+
+def _run_study(kind: str, arguments: argparse.Namespace) -> int:
+    """Hand a study's recipe to the command that does it."""
+    from trainer.kinds import COMMANDS  # noqa: PLC0415
+
+    if arguments.stage:
+        raise ConfigError(f"--stage {arguments.stage[0]}: a {kind} such as {arguments.recipe} has none; leave it out")
+    words = [COMMANDS[kind], arguments.recipe, "--accelerator", arguments.accelerator]
+    words += [f"--{name}" for name in ("smoke", "json") if getattr(arguments, name)]
+    for name, default in (("data", None), ("out", None), ("threads", 0), ("workers", 0), ("devices", 1)):
+        value = getattr(arguments, name)
+        words += [] if value == default else [f"--{name}", str(value)]
+    study = _parser().parse_args(words)
+    return int(study.run(study))
 
 
 def _stage(run: Run, stage: str) -> Any:
@@ -513,6 +549,15 @@ def _print_places(found: dict[str, Any]) -> None:
             out.print(place_table(found[name], name))
 
 
+# --- clean ---
+
+
+def _clean(arguments: argparse.Namespace) -> int:
+    from trainer.clean.command import run  # noqa: PLC0415
+
+    return run(arguments)
+
+
 # --- data ---
 
 
@@ -594,17 +639,17 @@ _DATA = {"import": _data_import, "audit": _data_audit, "sheet": _data_sheet}
 def _recipe_show(arguments: argparse.Namespace) -> int:
     import yaml  # noqa: PLC0415
 
-    from trainer.recipe import load_recipe  # noqa: PLC0415
+    from trainer.kinds import load_any  # noqa: PLC0415
 
-    content = load_recipe(arguments.recipe).model_dump(mode="json")
+    content = load_any(arguments.recipe).model_dump(mode="json")
     print(json.dumps(content, indent=1) if arguments.json else yaml.safe_dump(content, sort_keys=False).rstrip())
     return 0
 
 
-def _recipe_schema(_: argparse.Namespace) -> int:
-    from trainer.recipe import Recipe  # noqa: PLC0415
+def _recipe_schema(arguments: argparse.Namespace) -> int:
+    from trainer.kinds import recipe_class  # noqa: PLC0415
 
-    print(json.dumps(Recipe.model_json_schema(), indent=1))
+    print(json.dumps(recipe_class(arguments.kind).model_json_schema(), indent=1))
     return 0
 
 
