@@ -7,7 +7,7 @@
 #   make bench [COMPARE=old.json] [PLOT=ages.svg]
 #                                      what this machine does, frame by frame
 #   make soak [SOAK=8h]                the daemon and a broker for ten minutes or more: as quick and as small as at first?
-#   make faults                        what the daemon does when camera, clock or broker fail, as one table
+#   make faults [KILLS=200]            what the daemon does when camera, clock, broker, network or disk fail, as one table
 #   make arm-cost [BUNDLE=b.zip | MODEL=m.onnx | CALLS=c.py] [STEPS=1] [RUNS=2] [ARM=folder] [JSON=1]
 #                                      Arm instructions per frame, by stage, counted under emulation (docs/cost.md)
 #   make rehearse [SUITE=trixie] [ONLY="power cut"] [JSON=1]
@@ -73,7 +73,7 @@ lint: $(VENV)/.trainer
 	@$(BIN)/lint-imports
 
 test: $(VENV)/.trainer page lint
-	@deploy/prerequisites.sh mosquitto chromium systemd-analyze gstreamer
+	@deploy/prerequisites.sh mosquitto chromium systemd-analyze gstreamer namespaces age
 	@cd $(PAGE) && PATH="$$PATH:$(CURDIR)/$(BIN)" npm run --silent check && PATH="$$PATH:$(CURDIR)/$(BIN)" npm test --silent
 	@$(BIN)/python -m pytest $(ARGS)
 
@@ -86,8 +86,8 @@ soak: $(VENV)/.edge
 	@$(BIN)/python -m edge.bench.soak $(if $(SOAK),--for "$(SOAK)") $(if $(BUNDLE),--bundle "$(BUNDLE)") $(if $(JSON),--json)
 
 faults: $(VENV)/.trainer
-	@deploy/prerequisites.sh mosquitto
-	@$(BIN)/python tests/system/faults.py $(if $(JSON),--json)
+	@deploy/prerequisites.sh mosquitto namespaces
+	@$(BIN)/python tests/system/fault_table.py $(if $(KILLS),--kills $(KILLS)) $(if $(JSON),--json)
 
 arm-cost: $(VENV)/.edge
 	@deploy/prerequisites.sh arm-emulation

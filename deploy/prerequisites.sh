@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs from the distribution what the Makefile's commands need and this machine lacks.
-# Usage: deploy/prerequisites.sh python|mosquitto|chromium|systemd-analyze|arm-emulation|adapter-emulation|gstreamer ...
+# Usage: deploy/prerequisites.sh python|mosquitto|chromium|systemd-analyze|arm-emulation|adapter-emulation|gstreamer|namespaces|age ...
 set -eu
 
 fail() {
@@ -72,6 +72,12 @@ for thing in "$@"; do
         command -v depmod >/dev/null || [ -x /sbin/depmod ] || apt_install depmod kmod
         command -v mke2fs >/dev/null || [ -x /sbin/mke2fs ] || apt_install mke2fs e2fsprogs
         [ "$(id -u)" = 0 ] || command -v fakeroot >/dev/null || apt_install fakeroot fakeroot
+        ;;
+    namespaces) # for the fault table's rows about networks, which say so without it
+        command -v ip >/dev/null || [ -x /usr/sbin/ip ] || apt_install iproute2 iproute2
+        ;;
+    age) # opens what recordings are sealed with: a test that anybody can
+        command -v age >/dev/null || apt_install age age
         ;;
     gstreamer) # for the tests, which skip without it: the library, its plug-ins and an RTSP server, 60 MB to download
         gi=${PYTHON:-python3}

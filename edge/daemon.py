@@ -6,12 +6,13 @@ import logging
 import math
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from edge import __version__, messages
-from edge.analysis import Analyser
 from edge.capture import Reader, choose_source, is_camera, public_name
+from edge.choice import open_analyser, start_engine
 from edge.errors import BundleError, SourceError
 from edge.frames import NewestFrameSlot, now_ns
 from edge.mqtt import TAKEN_OVER, Link
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 _TICK_S = 0.2
 _HEALTH_S = 5.0
 _COMMANDS = ("ping", "reload", "snapshot")
+_OFTEN, _OFTEN_WITHIN_S, _DOUBT_EVERY_S = 3, 10.0, 60.0
 _PAUSED_S = 1.0  # a tick so late means that the whole process stood still, not its driver
 
 
@@ -73,7 +75,7 @@ class Daemon:
         source = choose_source(config.capture)  # what is wrong here says nothing against a bundle on trial
         chosen = begin(config)
         self.bundle, self._trial = chosen.bundle, chosen.trial
-        self.analyser = Analyser(self.bundle, precision=config.model.precision, threads=config.model.threads)
+        self.analyser = open_analyser(config, self.bundle)
         self.session = next_session(config.effective_state_dir)
         self._telemetry = Telemetry()
         self._notifier = Notifier()
@@ -84,6 +86,8 @@ class Daemon:
             lossless=config.capture.pace == "lossless",
             tell=self._source_changed,
         )
+        self._lost_s: deque[float] = deque(maxlen=_OFTEN)  # when the broker was lost
+        self._doubted_s = float("-inf")
         self._link = Link(
             config.mqtt,
             device=config.device,
@@ -160,6 +164,7 @@ class Daemon:
         thread = threading.Thread(target=self._pipe, name="pipeline", daemon=True)
         thread.start()
         threading.Thread(target=self._reloads, name="reload", daemon=True).start()
+        start_engine(self.config, self.analyser, self._tell_engine)
         try:
             self._watch(thread, seconds)
         finally:
@@ -237,7 +242,9 @@ class Daemon:
                 self._failure = SourceError(self._reader.reason)
                 return
             self._notifier.alive()
-            self.pipeline.throttled = self._telemetry.throttled()
+            if (throttled := self._telemetry.throttled()) != self.pipeline.throttled:
+                self.pipeline.throttled = throttled
+                next_health_s = now_s  # said at once
             self._tell_status()
             self._try_bundle(now_s)
             if not ready and self.pipeline.counts.classified:
@@ -282,9 +289,18 @@ class Daemon:
 
     def _broker_changed(self, connected: bool, why: str) -> None:
         log.info("broker: %s", "connected" if connected else why)
-        if not connected and TAKEN_OVER in why.lower() and not self._stop.is_set():
+        if connected or self._stop.is_set():
+            return
+        now_s, lost = time.monotonic(), self._lost_s
+        lost.append(now_s)
+        # Not every broker says why it threw a client out (mosquitto 2.0.11 does not).
+        often = len(lost) == lost.maxlen and now_s - lost[0] < _OFTEN_WITHIN_S
+        if (often or TAKEN_OVER in why.lower()) and now_s - self._doubted_s > _DOUBT_EVERY_S:
+            self._doubted_s = now_s
             name = self._link.client_id
-            self.pipeline.event("fault", detail=f"another client took the name {name} at the broker: a second adapter?")
+            self.pipeline.event(
+                "fault", detail=f"the broker ends the connection again and again: has another client the name {name}?"
+            )
 
     @property
     def _degraded(self) -> list[str]:
@@ -389,9 +405,7 @@ class Daemon:
                     log.info("reload: the model bundle %s is the one to be used already", self._model_name)
                     continue
                 chosen = begin(self.config)
-                analyser = Analyser(
-                    chosen.bundle, precision=self.config.model.precision, threads=self.config.model.threads
-                )
+                analyser = open_analyser(self.config, chosen.bundle)
                 self.pipeline.change_model(analyser)
             except Exception as error:  # noqa: BLE001  the model that runs is good, and goes on
                 log.error("reload: %s; the model bundle %s stays", error, self._model_name)  # noqa: TRY400  a sentence
@@ -402,6 +416,15 @@ class Daemon:
             self._tell_given_up(chosen)
             self.pipeline.event("model", before=before, after=self._model_name, detail="reloaded")
             log.info("reload: the model bundle is %s", self._model_name)
+            self._link.live("birth", self._birth().encode(), qos=1, retain=True, expiry_s=None)
+            start_engine(self.config, analyser, self._tell_engine)
+
+    def _tell_engine(self, sentence: str, *, fault: bool, changed: bool) -> None:
+        log.log(logging.WARNING if fault else logging.INFO, "engine: %s", sentence)
+        if fault or changed:  # its sentence may hold a path; the log has it
+            detail = "no TensorRT engine serves" if fault else "another runtime serves"
+            self.pipeline.event("fault" if fault else "model", after=self.analyser.runtime.description, detail=detail)
+        if changed:
             self._link.live("birth", self._birth().encode(), qos=1, retain=True, expiry_s=None)
 
     def _tell_given_up(self, chosen: Chosen) -> None:

@@ -39,7 +39,7 @@ _CONNECT_TIMEOUT_S = 5.0
 _COMMANDS, _COMMANDS_A_SECOND, _DEAF_S = 200.0, 120.0, 5.0
 _ANSWER_TIMEOUT_S = 5.0
 TAKEN_OVER = "taken over"
-"""In the reason of a disconnect: another client came with the same name."""
+"""In the reason of a disconnect, where the broker gives one: another client came with the same name."""
 
 
 class Link:
@@ -179,8 +179,9 @@ class Link:
         while not self._stop.is_set():
             self._down.clear()
             accepted = threading.Event()
-            client = self._make(accepted)
+            client: paho.Client | None = None
             try:
+                client = self._make(accepted)
                 client.connect(self._settings.host, self._settings.port, self._settings.keepalive_s, clean_start=True)
                 client.loop_start()
                 if accepted.wait(_ANSWER_TIMEOUT_S) and not self._down.is_set():
@@ -191,7 +192,8 @@ class Link:
             except (OSError, ValueError) as error:
                 self._fault(getattr(error, "strerror", None) or str(error))
             finally:
-                self._drop(client)
+                if client is not None:
+                    self._drop(client)
             if not self._stop.is_set():
                 self._stop.wait(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
                 failures += 1

@@ -24,7 +24,7 @@ _THROTTLE_FLAGS = {0: "under_voltage", 1: "frequency_capped", 2: "throttled", 3:
 _SINCE_BOOT = 16  # the same flags again, this many bits further up
 _FIRMWARE = ("sys/devices/platform/soc*/soc*firmware/get_throttled", "sys/devices/platform/soc*firmware/get_throttled")
 _COOLING = ("cpufreq", "cpu-throttle", "gpufreq", "devfreq", "Processor")  # in the types of those that slow down
-_EVERY_S = 5.0
+_EVERY_S = 2.0
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 
 
@@ -38,7 +38,7 @@ class Condition:
 
 
 class Telemetry:
-    """Reads the kernel's files below `root`, which is `/` but in tests, at most every five seconds by `clock`."""
+    """Reads the kernel's files below `root`, which is `/` but in tests, at most every two seconds by `clock`."""
 
     def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
         self._root, self._clock = root, clock

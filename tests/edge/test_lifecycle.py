@@ -158,6 +158,21 @@ def test_a_pause_of_the_whole_process_is_not_a_hung_driver(
     assert running.run(3.5).classified
 
 
+@pytest.mark.usefixtures("camera")
+def test_a_broker_that_throws_it_out_again_and_again_is_told_once(tiny_bundle: Path, tmp_path: Path) -> None:
+    running = daemon(tiny_bundle, tmp_path)
+    link: Any = running.link
+    link.client_id = "foldsight-a"
+    for _ in range(2):
+        running._broker_changed(True, "")
+        running._broker_changed(False, "the connection ended: Unspecified error")
+    assert not [e for e in link.of("event") if e["kind"] == "fault"]
+    for _ in range(5):
+        running._broker_changed(False, "the connection ended: Unspecified error")
+    (fault,) = [e for e in link.of("event") if e["kind"] == "fault"]
+    assert fault["detail"].endswith("has another client the name foldsight-a?")
+
+
 def test_a_hung_driver_is_told_as_a_fault(camera: Camera, tiny_bundle: Path, tmp_path: Path) -> None:
     running = daemon(tiny_bundle, tmp_path, capture={"source": "/dev/video0", "hung_s": 1})
     threading.Timer(1.0, camera.hung.clear).start()

@@ -228,6 +228,18 @@ def test_a_broker_that_is_absent_is_told_once(caplog: pytest.LogCaptureFixture) 
     assert "trying again" in told[0].getMessage()
 
 
+@pytest.mark.parametrize("content", [None, b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+def test_a_certificate_that_cannot_be_read_is_told_and_tried_again(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "ca.crt").write_bytes(content)
+    link = make_link(1, ca_file=tmp_path / "ca.crt")
+    link.start()
+    assert wait_for(lambda: link._last_fault)
+    time.sleep(0.3)
+    assert link._thread.is_alive()
+    link.stop()
+
+
 def test_a_broker_that_refuses_is_told_and_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from edge.broker import Broker  # noqa: PLC0415  with settings of its own
 
