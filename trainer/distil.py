@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -53,53 +54,6 @@ class Supervised(Task):
         return {"loss": hard, "hard": hard.detach()}
 
 
-class Distillation(Task):
-    """Learns from a frozen teacher's answers and from the true labels.
-
-    L = soft_weight * soft(student, teacher) + hard_weight * hard(student, labels); both see the same augmented pixels
-    (Beyer et al. 2022, arXiv 2106.05237). Where the student has a map, map_weight * dense(map, maps) joins them: the
-    maps are a segmentation teacher's answer, computed once and carried through the augmentation.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        teacher: nn.Module,
-        *,
-        soft: SoftTargets,
-        hard: HardLabels,
-        soft_weight: float,
-        hard_weight: float,
-        dense: SoftMaps | None = None,
-        map_weight: float = 0.0,
-    ) -> None:
-        super().__init__(model)
-        # In a tuple, so that it is no submodule: train(), state_dict() and the optimiser pass it by.
-        self._teacher = (teacher.eval().requires_grad_(requires_grad=False),)
-        self.soft, self.hard = soft, hard
-        self.soft_weight, self.hard_weight = soft_weight, hard_weight
-        self.dense, self.map_weight = dense, map_weight
-
-    def frozen(self) -> list[nn.Module]:
-        """The teacher."""
-        return list(self._teacher)
-
-    def forward(self, pixels: Tensor, labels: Tensor, maps: Tensor) -> dict[str, Tensor]:
-        """The `loss`, and its terms `soft`, `hard` and `map` before weighting."""
-        with torch.no_grad():
-            answer = self._teacher[0](pixels)
-        logits = self.model(pixels)
-        terms = {}
-        if self.dense is not None:
-            logits, found = logits
-            terms["map"] = self.dense(found, maps)
-        terms["soft"], terms["hard"] = self.soft(logits, answer), self.hard(logits, labels)
-        loss = self.soft_weight * terms["soft"] + self.hard_weight * terms["hard"]
-        if self.dense is not None:
-            loss = loss + self.map_weight * terms["map"]
-        return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
-
-
 class Answer(NamedTuple):
     """What a network says about a batch.
 
@@ -118,6 +72,83 @@ class Guide(nn.Module):
     def forward(self, own: Answer, its: Sequence[Answer], labels: Tensor) -> Tensor:
         """The distance, a scalar. No gradient reaches the teachers."""
         raise NotImplementedError
+
+
+class Also(NamedTuple):
+    """More that a student learns from its one teacher than its answers.
+
+    Attributes:
+        guides: by name the weight of a term, and the term.
+        own: takes the student's maps.
+        its: takes the teacher's.
+        units: what the teacher's levels are divided by, so that the terms on all levels are of one size.
+    """
+
+    guides: Mapping[str, tuple[float, Guide]]
+    own: Probe
+    its: Probe
+    units: Sequence[float]
+
+
+class Distillation(Task):
+    """Learns from a frozen teacher's answers and from the true labels.
+
+    L = soft_weight * soft(student, teacher) + hard_weight * hard(student, labels); both see the same augmented pixels
+    (Beyer et al. 2022, arXiv 2106.05237). Where the student has a map, map_weight * dense(map, maps) joins them: the
+    maps are a segmentation teacher's answer, computed once and carried through the augmentation. So do the terms of
+    `also`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        teacher: nn.Module,
+        *,
+        soft: SoftTargets,
+        hard: HardLabels,
+        soft_weight: float,
+        hard_weight: float,
+        dense: SoftMaps | None = None,
+        map_weight: float = 0.0,
+        also: Also | None = None,
+    ) -> None:
+        super().__init__(model)
+        # In a tuple, so that it is no submodule: train(), state_dict() and the optimiser pass it by.
+        self._teacher = (teacher.eval().requires_grad_(requires_grad=False),)
+        self.soft, self.hard = soft, hard
+        self.soft_weight, self.hard_weight = soft_weight, hard_weight
+        self.dense, self.map_weight, self._also = dense, map_weight, also
+        self.guides = nn.ModuleDict() if also is None else nn.ModuleDict({n: g for n, (_, g) in also.guides.items()})
+
+    def helpers(self) -> nn.Module:
+        """The terms of `also`: some of them learn."""
+        return self.guides
+
+    def frozen(self) -> list[nn.Module]:
+        """The teacher."""
+        return list(self._teacher)
+
+    def forward(self, pixels: Tensor, labels: Tensor, maps: Tensor) -> dict[str, Tensor]:
+        """The `loss`, and its terms `soft`, `hard`, `map` and those of `also` before weighting."""
+        with torch.no_grad(), nullcontext() if self._also is None else self._also.its:
+            answer = self._teacher[0](pixels)
+        with nullcontext() if self._also is None else self._also.own:
+            logits = self.model(pixels)
+        terms = {}
+        if self.dense is not None:
+            logits, found = logits
+            terms["map"] = self.dense(found, maps)
+        terms["soft"], terms["hard"] = self.soft(logits, answer), self.hard(logits, labels)
+        loss = self.soft_weight * terms["soft"] + self.hard_weight * terms["hard"]
+        if self.dense is not None:
+            loss = loss + self.map_weight * terms["map"]
+        if self._also is not None:
+            levels = [level / unit for level, unit in zip(self._also.its.features, self._also.units, strict=True)]
+            own = Answer(logits, self._also.own.features)
+            for name, guide in self.guides.items():
+                terms[name] = guide(own, [Answer(answer, levels)], labels)
+                loss = loss + self._also.guides[name][0] * terms[name]
+        return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
 
 
 class Taught(Task):

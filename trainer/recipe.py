@@ -15,6 +15,7 @@ from edge.errors import ConfigError
 from trainer.data.augment import AugmentSettings  # noqa: TC001  pydantic reads it when it runs
 from trainer.data.types import LABELS
 from trainer.data.visibility import VisibilitySettings
+from trainer.laboratory.terms import Term, refusal
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -96,16 +97,35 @@ class TeacherSettings(_Part):
 
 
 class StudentSettings(_Part):
-    """The small network: `simple_resnet`, channels and residual blocks of each stage."""
+    """The small network.
 
-    model: Literal["simple_resnet"] = "simple_resnet"
+    Attributes:
+        model: `simple_resnet`; `micro`, the same with at most 51.8 k parameters; `three_conv`; timm's name of a model;
+            or `package.module:Name`.
+        widths: channels of each stage of a `simple_resnet`.
+        blocks: residual blocks of each of its stages.
+        options: of an own module: more for its constructor.
+        dropout: share of pooled features dropped in training.
+        train: how it is trained.
+    """
+
+    model: str = "simple_resnet"
     widths: list[int] = Field(default=[16, 32, 64, 128], min_length=1)
     blocks: list[Annotated[int, Field(ge=1)]] = Field(default=[2, 2, 2, 2], min_length=1)
+    options: dict[str, Any] = {}
     dropout: float = Field(default=0.1, ge=0, lt=1)
     train: TrainSettings
 
     @model_validator(mode="after")
     def _fits(self) -> StudentSettings:
+        if self.model != "simple_resnet" and {"widths", "blocks"} & self.model_fields_set:
+            fields = StudentSettings.model_fields
+            if (self.widths, self.blocks) != (fields["widths"].default, fields["blocks"].default):
+                msg = f"widths and blocks are of a simple_resnet: leave them out for {self.model}"
+                raise ValueError(msg)
+        if self.model == "simple_resnet" and self.options:
+            msg = "a simple_resnet has widths and blocks, and no options: leave those out"
+            raise ValueError(msg)
         if len(self.widths) != len(self.blocks):
             msg = f"widths {self.widths} and blocks {self.blocks} must have the same length"
             raise ValueError(msg)
@@ -114,17 +134,33 @@ class StudentSettings(_Part):
             raise ValueError(msg)
         return self
 
+    @property
+    def constructor(self) -> dict[str, Any]:
+        """What the model is made with, beside its dropout."""
+        return {"widths": self.widths, "blocks": self.blocks} if self.model == "simple_resnet" else self.options
+
 
 class DistilSettings(_Part):
-    """Response-based distillation: loss = soft * KL at `temperature` + hard * cross-entropy with the labels."""
+    """What a student learns from its teacher: loss = soft * KL at `temperature` + hard * cross-entropy + the rest.
+
+    Attributes:
+        temperature: of the divergence.
+        soft: its weight.
+        hard: weight of the true labels.
+        also: more terms, of the families that `trainer.laboratory.terms` knows: features, relations, other responses.
+    """
 
     temperature: Positive = 4.0
     soft: Weight = 0.9
     hard: Weight = 0.1
+    also: list[Term] = []
 
     @model_validator(mode="after")
     def _some(self) -> DistilSettings:
-        if self.soft + self.hard <= 0:
+        reason = refusal(self.also, len(LABELS), 1, exclusive=True) if self.also else None
+        if reason:
+            raise ValueError(reason)
+        if self.soft + self.hard <= 0 and not self.also:
             msg = "soft and hard are both 0: there would be nothing to learn"
             raise ValueError(msg)
         return self

@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 
     from edge.bundle import DecisionSpec, MapSpec
     from trainer.data.pack import Pack
+    from trainer.distil import Also
     from trainer.evaluate import Answers, Judging
     from trainer.inputs import Inputs
+    from trainer.models import PixelModel
     from trainer.recipe import DataSettings, MapSettings, StudentSettings, TrainSettings
 
 _QUANTISED = {"int8": "distilled", "smaller": "smaller"}  # rows of INT8 models, and whose they are
@@ -245,8 +247,20 @@ class Run:
             soft_weight=distil.soft, hard_weight=distil.hard,
             dense=None if maps is None else SoftMaps(maps.positive),
             map_weight=0.0 if maps is None else maps.weight,
+            also=self._also(student, teacher, settings) if distil.also else None,
         )  # fmt: skip
         return self._fit(task, settings, folder, title, maps=maps is not None)
+
+    def _also(self, student: nn.Module, teacher: nn.Module, settings: TrainSettings) -> Also:
+        """The recipe's further terms of distillation."""
+        import torch  # noqa: PLC0415
+
+        from trainer.laboratory.guides import make_also  # noqa: PLC0415
+        from trainer.losses import HardLabels  # noqa: PLC0415
+
+        some = torch.from_numpy(np.array(self.inputs("val").images[:32])).permute(0, 3, 1, 2)
+        return make_also(self.recipe.distil.also, cast("PixelModel", student), cast("PixelModel", teacher), some,
+                         len(self.recipe.labels), HardLabels(settings.smoothing))  # fmt: skip
 
     def soft_masks(self) -> Path:
         """Train the segmentation teacher and ask it about the training images; returns the array file."""
@@ -294,15 +308,14 @@ class Run:
         """The student of a row before training; the same weights whenever it is made."""
         import torch  # noqa: PLC0415
 
-        from trainer.models import PixelModel, SimpleResNet  # noqa: PLC0415
+        from trainer.models import PixelModel, create_student  # noqa: PLC0415
 
         torch.manual_seed(self.recipe.seed)
         student, maps = self._student_settings(row), self._maps(row)
+        count = 0 if maps is None else len(maps.labels)
         return PixelModel(
-            SimpleResNet(
-                len(self.recipe.labels), student.widths, student.blocks, student.dropout,
-                maps=0 if maps is None else len(maps.labels),
-            )
+            create_student(student.model, len(self.recipe.labels), dropout=student.dropout, maps=count,
+                           options=student.constructor)
         )  # fmt: skip
 
     def _fit(
@@ -578,7 +591,7 @@ class Run:
         order = {"train": 0, "val": 1, "test": 2}
         return {
             "about": recipe.about,
-            "student": f"{student.model}, widths {student.widths}, blocks {student.blocks}",
+            "student": ", ".join([student.model, *(f"{k} {v}" for k, v in student.constructor.items())]),
             "parameters": count_parameters(self.new_student()),
             "teacher": f"{recipe.teacher.backbone}, distilled at temperature {recipe.distil.temperature}",
             "data": [

@@ -70,7 +70,7 @@ class TableSettings(BaseModel):
         labels: per label the words of which one must stand in the column, whatever their case.
         exclusive: whether labels exclude each other. If so, a row with none or several of them is an error, unless
             `others` are left out.
-        none: words that say that an image has none of the labels.
+        none: words that say that an image has none of the labels, whatever else stands there.
         others: what happens to rows that name nothing known: they are left out, or they are an error.
         source: what the set is called; the table's folder, if empty.
         licence: of the images.
@@ -169,9 +169,9 @@ def _labels_of(text: str, settings: TableSettings) -> str | None:
     found = [label for label, words in settings.labels.items() if any(word.casefold() in said for word in words)]
     if settings.exclusive:
         return found[0] if len(found) == 1 else None
-    if found:
-        return _BETWEEN.join(found)
-    return NONE if any(word.casefold() in said for word in settings.none) else None
+    if any(word.casefold() in said for word in settings.none):
+        return NONE
+    return _BETWEEN.join(found) or None
 
 
 def targets(records: Sequence[Record], labels: Sequence[str], *, exclusive: bool) -> NDArray[Any]:

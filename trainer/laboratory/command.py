@@ -20,6 +20,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", help="seeds of the students, by commas (default: the recipe's)")
     weights = "take a teacher's weights from another run (its best.pt); may be given repeatedly"
     parser.add_argument("--with", dest="given", action="append", default=[], metavar="TEACHER=FILE", help=weights)
+    parser.add_argument("--manifest", type=Path, help="that run's manifest: the splits by which the teacher learnt")
     parser.add_argument("--smoke", action="store_true", help="the whole comparison, tiny, on generated images")
     parser.add_argument("--table", action="store_true", help="train nothing, show what is done so far, on validation")
     parser.add_argument("--threads", type=int, default=0, help="threads of torch (default: all)")
@@ -54,7 +55,7 @@ def compare(arguments: argparse.Namespace) -> int:
     else:
         root = arguments.data
     machine = Machine(arguments.threads, arguments.workers, arguments.accelerator, arguments.devices)
-    laboratory = Laboratory(recipe, root, out, machine, _given(arguments.given))
+    laboratory = Laboratory(recipe, root, out, machine, _given(arguments.given), arguments.manifest)
     study = laboratory.read("val") if arguments.table else laboratory.run()
     found = figures(study, out, "val" if arguments.table else "test")
     if arguments.markdown:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import torch
 
 from edge import optics, preprocess
 from edge.bundle import InputSpec
+from edge.errors import ConfigError
 from trainer.console import Meter, say
 from trainer.data.labelled import (
     FolderSettings,
@@ -24,7 +26,7 @@ from trainer.data.labelled import (
     split_labelled,
     targets,
 )
-from trainer.data.manifest import Record, data_hash
+from trainer.data.manifest import Record, data_hash, read_manifest
 from trainer.data.pack import Pack, code_hash
 from trainer.inputs import prepare_inputs
 from trainer.laboratory.recipe import VisibilityTask
@@ -53,15 +55,19 @@ class LaboratoryData:
         recipe: see there.
         root: the data root.
         out: the study's folder.
+        manifest: records and splits of another run, in place of the task's own: those that a given teacher learnt by.
     """
 
-    def __init__(self, recipe: LaboratoryRecipe, root: Path, out: Path) -> None:
-        self.recipe, self.root, self.out = recipe, root, out
+    def __init__(self, recipe: LaboratoryRecipe, root: Path, out: Path, manifest: Path | None = None) -> None:
+        self.recipe, self.root, self.out, self.manifest = recipe, root, out, manifest
+        if manifest is not None and not isinstance(recipe.task, VisibilityTask):
+            raise ConfigError(f"{manifest}: a manifest is of folds visible or not, and the task is {recipe.task.kind}")
 
     @functools.cached_property
     def key(self) -> str:
         """Hash of the task and of what files are there."""
-        return digest("laboratory-data", _VERSION, self.recipe.task, self.recipe.seed, stamp(self.root))
+        own = [] if self.manifest is None else [hashlib.sha256(self.manifest.read_bytes()).hexdigest()]
+        return digest("laboratory-data", _VERSION, self.recipe.task, self.recipe.seed, stamp(self.root), *own)
 
     @functools.cached_property
     def records(self) -> list[Record]:
@@ -88,7 +94,10 @@ class LaboratoryData:
 
         task, seed = self.recipe.task, self.recipe.seed
         if isinstance(task, VisibilityTask):
-            records, notes = import_data(task.data, seed, self.root)
+            if self.manifest is not None:
+                records, notes = read_manifest(self.manifest), list[str]()
+            else:
+                records, notes = import_data(task.data, seed, self.root)
             records = leave_out(records, task.data.hold_out)
             say("data: looking for duplicates across splits")
             require_clean(audit(records, self.root), allow=task.data.allow_duplicates)

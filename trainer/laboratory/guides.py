@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from trainer.distil import Guide
+from trainer.distil import Also, Guide
 from trainer.laboratory.terms import (
     Binary,
     Correlated,
@@ -37,6 +37,8 @@ from trainer.losses import (
     SoftTargets,
     Wasserstein,
 )
+from trainer.losses.feature import strength
+from trainer.models import Probe, feature_layers, feature_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
     from trainer.distil import Answer
     from trainer.laboratory.terms import AnyTerm
+    from trainer.models import PixelModel
 
 
 def make_guide(
@@ -71,6 +74,43 @@ def make_guide(
     if isinstance(term, Relations):
         return SimilarityGuide()
     return ResponseGuide(_response(term, exclusive=exclusive), labels=isinstance(term, Decoupled))
+
+
+def make_guides(
+    terms: Sequence[AnyTerm], student: Sequence[int], teachers: Sequence[Sequence[int]], classes: int,
+    hard: nn.Module, *, exclusive: bool,
+) -> dict[str, tuple[float, Guide]]:  # fmt: skip
+    """All terms of a student by name, each with its weight; see `make_guide`."""
+    guides: dict[str, tuple[float, Guide]] = {}
+    for term in terms:
+        name = term.loss if term.loss not in guides else f"{term.loss}-{len(guides)}"
+        guides[name] = term.weight, make_guide(term, student, teachers, classes, hard, exclusive=exclusive)
+    return guides
+
+
+def make_also(
+    terms: Sequence[AnyTerm], student: PixelModel, teacher: PixelModel, pixels: Tensor, classes: int, hard: nn.Module
+) -> Also:
+    """More terms for a student that asks its one teacher in every step.
+
+    Args:
+        terms: what it is to learn beside the divergence; classes exclude each other.
+        student: the student.
+        teacher: the trained teacher.
+        pixels: uint8 (N, 3, H, W), from which the strength of the teacher's levels is measured.
+        classes: of the task.
+        hard: loss on the true labels.
+    """
+    probes, channels = [], []
+    for network in (student, teacher):
+        layers = feature_layers(network.body, "body.")
+        probes.append(Probe(network, layers))
+        channels.append([shape[0] for shape in feature_shapes(network, layers, pixels.shape[-1])])
+    with torch.no_grad(), probes[1]:
+        teacher.eval()(pixels)
+    units = [strength(level) for level in probes[1].features]
+    guides = make_guides(terms, channels[0], [channels[1]], classes, hard, exclusive=True)
+    return Also(guides, probes[0], probes[1], units)
 
 
 def _response(term: Divergence | Binary | Logits | Decoupled | Correlated, *, exclusive: bool) -> nn.Module:

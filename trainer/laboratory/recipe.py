@@ -146,7 +146,9 @@ class LaboratoryRecipe(_Part):
         side: pixels of the students' square input.
         augment: see `AugmentSettings`; its side and length are set by the others.
         lesson: see there.
-        teachers: by name; the first is the one whose gap is to be recovered.
+        teachers: by name.
+        ensembles: by name several teachers whose logits are averaged; taught_by may name them too.
+        reference: the teacher or ensemble whose gap is to be recovered; the first teacher where it says none.
         students: networks of the rows, by name.
         rows: by name; the first is the baseline, from scratch.
     """
@@ -163,6 +165,8 @@ class LaboratoryRecipe(_Part):
     augment: AugmentSettings = AugmentSettings()
     lesson: Lesson
     teachers: dict[str, Teacher] = Field(min_length=1)
+    ensembles: dict[str, list[str]] = {}
+    reference: str | None = None
     students: dict[str, Network] = Field(min_length=1)
     rows: dict[str, Row] = Field(min_length=1)
 
@@ -189,18 +193,18 @@ class LaboratoryRecipe(_Part):
         """What a teacher or row learns from."""
         return self.teachers.get(name) or self.rows[name]
 
+    def teachers_of(self, name: str) -> list[str]:
+        """The teachers of a teacher or row, ensembles taken apart."""
+        named = self.teaching(name).taught_by
+        return list(dict.fromkeys(one for entry in named for one in self.ensembles.get(entry, [entry])))
+
     def side_of(self, name: str) -> int:
         """Pixels of the square input of a teacher or row."""
         return self.network(name).side or self.side
 
     @model_validator(mode="after")
     def _known(self) -> LaboratoryRecipe:
-        faults = []
-        both = sorted(set(self.teachers) & set(self.rows))
-        if both:
-            faults.append(f"{', '.join(both)} is the name of a teacher and of a row: rename one")
-        if len(set(self.seeds)) != len(self.seeds):
-            faults.append(f"seeds {self.seeds} hold one twice")
+        faults = self._naming_faults()
         before: list[str] = []
         for name, teacher in self.teachers.items():
             faults += self._faults(f"teachers.{name}", teacher, before)
@@ -218,20 +222,38 @@ class LaboratoryRecipe(_Part):
             raise ValueError("; ".join(faults))
         return self
 
+    def _naming_faults(self) -> list[str]:
+        faults = []
+        names = [*self.teachers, *self.ensembles, *self.rows]
+        both = sorted({name for name in names if names.count(name) > 1})
+        if both:
+            faults.append(f"{', '.join(both)} is the name of several among teachers, ensembles and rows: rename one")
+        for name, members in self.ensembles.items():
+            unknown = [member for member in members if member not in self.teachers]
+            if unknown or len(set(members)) < 2:  # noqa: PLR2004
+                known = ", ".join(self.teachers)
+                faults.append(f"ensembles.{name} needs two or more of the teachers {known}, and has {members}")
+        if self.reference not in (None, *self.teachers, *self.ensembles):
+            faults.append(f"reference is {self.reference!r}, which is neither a teacher nor an ensemble")
+        if len(set(self.seeds)) != len(self.seeds):
+            faults.append(f"seeds {self.seeds} hold one twice")
+        return faults
+
     def _faults(self, where: str, teaching: Teaching, before: list[str]) -> list[str]:
-        unknown = [name for name in teaching.taught_by if name not in before]
+        own = [one for name in teaching.taught_by for one in self.ensembles.get(name, [name])]
+        unknown = [name for name in own if name not in before]
         if unknown:
             known = ", ".join(before) or "none"
             return [f"{where}.taught_by names {', '.join(unknown)}, but the teachers before it are {known}"]
-        reason = refusal(teaching.terms, len(self.labels), len(teaching.taught_by), exclusive=self.exclusive)
+        reason = refusal(teaching.terms, len(self.labels), len(set(own)), exclusive=self.exclusive)
         if reason is None and not teaching.terms and not teaching.hard:
             reason = "it learns neither from labels nor from a teacher: set hard"
         return [f"{where}: {reason}"] if reason else []
 
     def answers_of(self, name: str) -> bool:
         """Whether any pupil of a teacher looks at its maps, not only at its logits."""
-        pupils = [*self.teachers.values(), *self.rows.values()]
-        return any(name in pupil.taught_by and needs_features(pupil.terms) for pupil in pupils)
+        pupils = [*self.teachers, *self.rows]
+        return any(name in self.teachers_of(pupil) and needs_features(self.teaching(pupil).terms) for pupil in pupils)
 
 
 def load_laboratory_recipe(name: str) -> LaboratoryRecipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -12,6 +13,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+import numpy as np
 import torch
 
 from edge.errors import ConfigError
@@ -20,7 +22,7 @@ from trainer.console import say
 from trainer.data.dataset import limit_threads
 from trainer.distil import Taught
 from trainer.laboratory.data import LaboratoryData
-from trainer.laboratory.guides import make_guide
+from trainer.laboratory.guides import make_guides
 from trainer.laboratory.lesson import DONE, Answers, Lesson, LessonSet, write_answers
 from trainer.laboratory.networks import channels_of, create_network, layers_of, size_of
 from trainer.laboratory.recipe import Row
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from trainer.distil import Guide
     from trainer.laboratory.networks import Size
     from trainer.laboratory.recipe import LaboratoryRecipe
     from trainer.models import PixelModel
@@ -64,16 +65,23 @@ class Laboratory:
         out: folder of the study.
         machine: threads and devices.
         given: trained weights of teachers, by name: files that `trainer.train.fit` kept, of another run for example.
+        manifest: of that run; see `LaboratoryData`.
 
     Raises:
         ConfigError: weights are given of what is no teacher, or are not there.
     """
 
     def __init__(
-        self, recipe: LaboratoryRecipe, root: Path, out: Path, machine: Machine, given: Mapping[str, Path] | None = None
+        self,
+        recipe: LaboratoryRecipe,
+        root: Path,
+        out: Path,
+        machine: Machine,
+        given: Mapping[str, Path] | None = None,
+        manifest: Path | None = None,
     ) -> None:
         self.recipe, self.out, self.machine = recipe, out, machine
-        self.data = LaboratoryData(recipe, root, out)
+        self.data = LaboratoryData(recipe, root, out, manifest)
         self.given = dict(given or {})
         for name, path in self.given.items():
             if name not in recipe.teachers:
@@ -145,7 +153,7 @@ class Laboratory:
     def key(self, job: Job) -> str:
         """Hash of all that a network depends on, other networks included."""
         recipe, teaching = self.recipe, self.recipe.teaching(job.name)
-        taught_by = [self.key(Job(name, recipe.seed)) for name in teaching.taught_by]
+        taught_by = [self.key(Job(name, recipe.seed)) for name in recipe.teachers_of(job.name)]
         if job.name in self.given:
             weights = hashlib.sha256(self.given[job.name].read_bytes()).hexdigest()
             return digest("laboratory-given", 1, recipe.network(job.name), recipe.labels, weights)
@@ -192,7 +200,7 @@ class Laboratory:
             return {"metrics": validate(model), "given": True}
         settings = self._schedule(job)
         task = self.task(job, settings.smoothing)
-        answers = {name: self.answers(name) for name in self.recipe.teaching(job.name).taught_by}
+        answers = {name: self.answers(name) for name in self.recipe.teachers_of(job.name)}
         data = LessonSet(self.lesson, self.recipe.side_of(job.name), answers, job.seed)
         title = job.name if job.name in self.recipe.teachers else f"{job.name}, seed {job.seed}"
         trained = fit(self._fabric(settings), task, data, validate, settings, folder, title=title, seed=job.seed,
@@ -210,12 +218,10 @@ class Laboratory:
         if needs_features(teaching.terms):
             layers = layers_of(settings, model)
             probe, own = Probe(model, layers), channels_of(model, layers, recipe.side_of(job.name))
-        its = [self._channels(name) if needs_features(teaching.terms) else [] for name in teaching.taught_by]
-        guides: dict[str, tuple[float, Guide]] = {}
-        for term in teaching.terms:
-            name = term.loss if term.loss not in guides else f"{term.loss}-{len(guides)}"
-            guides[name] = term.weight, make_guide(term, own, its, classes, hard, exclusive=recipe.exclusive)
-        return Taught(model, hard, teaching.hard, guides, teaching.taught_by, probe, ask)
+        teachers = recipe.teachers_of(job.name)
+        its = [self._channels(name) if needs_features(teaching.terms) else [] for name in teachers]
+        guides = make_guides(teaching.terms, own, its, classes, hard, exclusive=recipe.exclusive)
+        return Taught(model, hard, teaching.hard, guides, teachers, probe, ask)
 
     def _channels(self, name: str) -> list[int]:
         settings = self.recipe.network(name)
@@ -298,12 +304,24 @@ class Laboratory:
                 if not path.exists():
                     network = network or self.trained(job).to(self.device)
                     self._answer(network, part, self.recipe.side_of(job.name)).save(path)
+        for name, members in self.recipe.ensembles.items():
+            trained = [Job(member, self.recipe.seed) for member in members]
+            if all(job in jobs for job in trained):
+                for part in wanted:
+                    each = [SplitAnswers.load(self.folder(job) / f"{part}.npz") for job in trained]
+                    logits = np.mean([answers.logits for answers in each], axis=0).astype(np.float32)
+                    self._ensemble(name, part).parent.mkdir(parents=True, exist_ok=True)
+                    dataclasses.replace(each[0], logits=logits).save(self._ensemble(name, part))
         return self._study(jobs, wanted)
+
+    def _ensemble(self, name: str, split: str) -> Path:
+        keys = digest(*(self.key(Job(member, self.recipe.seed)) for member in self.recipe.ensembles[name]))
+        return self.out / "networks" / f"{name}-{keys[:10]}" / f"{split}.npz"
 
     def _answer(self, network: nn.Module, split: str, side: int) -> SplitAnswers:
         inputs = self.data.held(split, side)
         logits = predict(network, inputs).numpy()
-        ids = _array([record.name() for record in inputs.records])
+        ids = np.array([record.name() for record in inputs.records])
         return SplitAnswers(logits, self.data.truth(split), ids, inputs.groups, inputs.sources)
 
     def _study(self, jobs: Sequence[Job], splits: Sequence[str]) -> Study:
@@ -320,8 +338,17 @@ class Laboratory:
                     kind=self._kind(name), note=self._note(name), parameters=size.parameters, macs=size.macs,
                     answers=files,
                 ))  # fmt: skip
+        for name, members in reversed(recipe.ensembles.items()):
+            if all(any(job.name == member for job in jobs) for member in members):
+                sizes = [self.size(member) for member in members]
+                own_files = {s: str(self._ensemble(name, s).relative_to(self.out)) for s in splits}
+                rows.insert(0, StudyRow(
+                    name=name, title=name.replace("-", " "), kind="teacher", note=f"mean of {', '.join(members)}",
+                    parameters=sum(s.parameters for s in sizes), macs=sum(s.macs for s in sizes),
+                    answers={str(recipe.seed): own_files},
+                ))  # fmt: skip
         shown = {row.name for row in rows}
-        baseline, teacher = next(iter(recipe.rows)), next(iter(recipe.teachers))
+        baseline, teacher = next(iter(recipe.rows)), recipe.reference or next(iter(recipe.teachers))
         two = recipe.exclusive and len(recipe.labels) == 2  # noqa: PLR2004
         study = Study(
             name=recipe.name,
@@ -389,9 +416,3 @@ def machine_name(threads: int) -> str:
     return (
         f"{platform.machine()}, {cores} cores, {threads or torch.get_num_threads()} threads, torch {torch.__version__}"
     )
-
-
-def _array(names: list[str]) -> Any:
-    import numpy as np  # noqa: PLC0415
-
-    return np.array(names)
