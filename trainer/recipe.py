@@ -310,6 +310,8 @@ class BundleSettings(_Part):
 class UnseenSettings(_Part):
     """Sources that are left out of training in turn; what models then say of them decides the operating point.
 
+    With it counts what the shipped model says of the other sources' validation images.
+
     Attributes:
         sources: what is left out; `A+B` are left out together.
         seeds: of each such run.
@@ -317,7 +319,7 @@ class UnseenSettings(_Part):
         student_epochs: of their students, likewise.
     """
 
-    sources: list[str] = Field(min_length=2)
+    sources: list[str] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1)
     teacher_epochs: int = Field(default=4, ge=1)
     student_epochs: int = Field(default=6, ge=1)

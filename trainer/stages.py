@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edge.bundle import DecisionSpec, MapSpec
+    from trainer.answers import SplitAnswers
     from trainer.data.pack import Pack
     from trainer.distil import Also
     from trainer.evaluate import Answers, Judging
@@ -446,7 +447,7 @@ class Run:
             val = self.inputs("val")
             first = ask("int8", "val")
             known = choose_decision(first.logits, val, plain, recipe.decide)
-            decision, elsewhere = self._unseen(known)
+            decision, elsewhere = self._unseen(known, kept_answers(first.logits, val))
             judging = Judging(recipe.labels, recipe.finding, decision)
             report: dict[str, Any] = {"decision": decision.model_dump(), "splits": {}, **elsewhere}
             spec = self._choose_maps(first, judging)
@@ -486,8 +487,11 @@ class Run:
         report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         return report
 
-    def _unseen(self, known: DecisionSpec) -> tuple[DecisionSpec, dict[str, Any]]:
-        """The operating point over sources left out of training, and what is to be told of them; else the known one."""
+    def _unseen(self, known: DecisionSpec, val: SplitAnswers) -> tuple[DecisionSpec, dict[str, Any]]:
+        """The operating point over sources left out of training, and what is to be told of them; else the known one.
+
+        A source that is never left out takes part with what the shipped model says of its validation images.
+        """
         settings = self.recipe.unseen
         if settings is None:
             return known, {}
@@ -506,7 +510,9 @@ class Run:
         spared = {record.name() for record in self.split("test")}
         shipped = [found["int8"] for seeds in answers.values() for found in seeds.values()]
         report = measure(answers, judging, recipe.decide, repeats=recipe.evaluate.repeats, spared=spared)
-        return operating_point(shipped, judging, recipe.decide, spared), {"unseen": report}
+        away = {part for source in settings.sources for part in source.split("+")}
+        at_home = val.kept(~np.isin(val.sources, sorted(away)))
+        return operating_point([*shipped, at_home], judging, recipe.decide, spared), {"unseen": report}
 
     def _choose_maps(self, answers: Answers, judging: Judging) -> MapSpec | None:
         """How the device reads the maps, from the validation split; None without maps."""
