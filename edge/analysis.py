@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edge.bundle import Bundle
+    from edge.bundle import Artefact, Bundle
+    from edge.runtime import Runtime
 
 STAGES = ("optics", "preprocess", "inference")
 
@@ -58,11 +59,24 @@ class Analysis:
 class Analyser:
     """The path that every image takes, live, in a benchmark, on the command line and in the trainer's evaluation."""
 
-    def __init__(self, bundle: Bundle, *, precision: str = "auto", threads: int = 1) -> None:
+    def __init__(
+        self, bundle: Bundle, *, precision: str = "auto", threads: int = 1, artefact: Artefact | None = None
+    ) -> None:
+        """Load a bundle's model.
+
+        Args:
+            bundle: opened.
+            precision: which of its artefacts; `auto` takes INT8 where there is one.
+            threads: for one inference.
+            artefact: of the bundle; goes before `precision`.
+
+        Raises:
+            BundleError: there is no such artefact, or it cannot be loaded.
+        """
         self.bundle = bundle
         self.manifest = bundle.manifest
-        self.artefact = bundle.artefact(precision)
-        self.runtime = open_runtime(bundle, self.artefact, threads=threads)
+        self.artefact = bundle.artefact(precision) if artefact is None else artefact
+        self.runtime: Runtime = open_runtime(bundle, self.artefact, threads=threads)
         self._quality = QualityMeter(QualityLimits())
         self._tracker = ApertureTracker()
         self._preprocess = Preprocessor(self.manifest.input)

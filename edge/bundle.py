@@ -309,6 +309,10 @@ class Bundle:
             raise BundleError(f"{self.path} has no {wanted}model{for_whom}{advice}")
         return found[0]
 
+    def primary(self) -> list[Artefact]:
+        """The primary model's artefacts for ONNX Runtime, INT8 first."""
+        return self._artefacts("primary", "auto")
+
     def smaller(self, precision: str = "auto") -> Artefact | None:
         """The smaller model's artefact, of a precision where it has that; None where there is no smaller model."""
         return next(iter([*self._artefacts("smaller", precision), *self._artefacts("smaller", "auto")]), None)

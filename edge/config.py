@@ -72,7 +72,12 @@ class Model(_Section):
     bundle: Path | None = None
     """The model bundle; by default the one that `foldsight bundle install` installed, else the one that ships."""
     precision: Literal["auto", "int8", "fp32"] = "auto"
-    """Which artefact of the bundle; `auto` takes INT8 where there is one."""
+    """Which artefact of the bundle; `auto` takes the quickest with `runtime: auto`, else INT8 where there is one."""
+    runtime: Literal["auto", "onnxruntime", "tensorrt"] = "auto"
+    """What runs it. `auto` follows what was measured on this machine, and remembers; `tensorrt` builds an engine from
+    the bundle's graph for it beside the running model, and changes over."""
+    engine: Literal["auto", "int8", "fp16"] = "auto"
+    """Precision of the TensorRT engine; `auto` is INT8 where the bundle has a graph for it, else half."""
     threads: int = Field(default=1, ge=1, le=16)
     """Threads for one inference."""
     trusted_keys: tuple[Path, ...] = ()

@@ -13,7 +13,6 @@ other that is no speck beside it and lies no farther away than it is long.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from dataclasses import dataclass
 from operator import mul
 from typing import TYPE_CHECKING, NamedTuple
@@ -229,7 +228,7 @@ def _extent(cells: NDArray[np.float32], threshold: float) -> _Extent | None:
     On so few cells the calls are what costs: plain lists are quicker than numpy, numpy's ufuncs without their wrappers
     quicker than with them, and pieces are only looked at where there are several.
     """
-    root = float(np.float32(threshold))
+    root = np.float32(threshold)
     if np.maximum.reduce(cells, axis=None) < root:
         return None
     above = np.asarray(cells >= np.float32(_GROWTH * threshold)).view(np.uint8)
@@ -243,15 +242,16 @@ def _extent(cells: NDArray[np.float32], threshold: float) -> _Extent | None:
     weights = np.asarray(cv2.copyTo(cells, around), np.float32)
     across, down = np.add.reduce(weights, axis=0).tolist(), np.add.reduce(weights, axis=1).tolist()
     mass = sum(across)
-    inside = sorted(cells[chosen.view(np.bool_)].tolist())
-    certain = inside[bisect_left(inside, root) :]
-    level = 0.5 * inside[len(inside) // 2]
+    inside = cells[chosen.view(np.bool_)]
+    inside.sort()
+    certain = inside[inside.searchsorted(root) :]
+    level = 0.5 * float(inside[len(inside) // 2])
     return _Extent(
         _crossings(np.maximum.reduce(weights, axis=0).tolist(), level),
         _crossings(np.maximum.reduce(weights, axis=1).tolist(), level),
         (_balance(across) / mass, _balance(down) / mass),
         mass,
-        sum(certain) / len(certain),
+        float(np.add.reduce(certain)) / len(certain),
     )
 
 

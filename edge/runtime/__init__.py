@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from edge.runtime.onnx import OnnxRuntime
+from edge.runtime.onnx import OnnxRuntime, onnx_version
 
 if TYPE_CHECKING:
     import numpy as np
@@ -12,15 +12,21 @@ if TYPE_CHECKING:
 
     from edge.bundle import Artefact, Bundle
 
-__all__ = ["OnnxRuntime", "Runtime", "open_runtime"]
+__all__ = ["OnnxRuntime", "Runtime", "onnx_version", "open_runtime"]
 
 
 class Runtime(Protocol):
     """What runs a model."""
 
-    description: str
-    maps: NDArray[np.float32] | None
-    """The last inference's map logits float32 (rows, columns, labels), valid until the next; None without maps."""
+    @property
+    def description(self) -> str:
+        """Runtime, version, processor."""
+        ...
+
+    @property
+    def maps(self) -> NDArray[np.float32] | None:
+        """The last inference's map logits float32 (rows, columns, labels), valid until the next; None without maps."""
+        ...
 
     def infer(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits float32 (labels,) of one image uint8 (1, height, width, 3) RGB; valid until the next call."""

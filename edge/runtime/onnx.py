@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 ort.set_default_logger_severity(3)  # errors come as exceptions; warnings about the host mean nothing to a clinician
 
 
+def onnx_version() -> str:
+    """Of ONNX Runtime."""
+    return str(ort.__version__)
+
+
 class OnnxRuntime:
     """One model, loaded from memory.
 

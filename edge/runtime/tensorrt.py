@@ -321,7 +321,7 @@ class Relay:
 
     def __init__(self, first: Runtime, failed: Callable[[str], None] = log.error) -> None:
         self.first = self.now = first
-        self._failed = failed
+        self.failed = failed
         self.maps = first.maps
 
     @property
@@ -342,7 +342,7 @@ class Relay:
             if now is self.first:
                 raise
             now = self.now = self.first
-            self._failed(f"{error}; {now.description} goes on")
+            self.failed(f"{error}; {now.description} goes on")
             logits = now.infer(image)
         self.maps = now.maps
         return logits
