@@ -212,7 +212,7 @@ class GateSettings(_Part):
         accuracy: largest difference of the accuracy; its interval over groups includes 0 or lies within this.
         agreement: least share of images on which both give the same label.
         ece: largest growth of the calibration error, each at its own temperature.
-        flips: largest share of images that change sides at the operating threshold.
+        flips: largest share of images that change sides at the operating threshold, which lies amid what is uncertain.
         signal_db: least signal-to-noise ratio of a layer, in decibels.
         dice: largest loss of a map label's Dice.
     """
@@ -220,7 +220,7 @@ class GateSettings(_Part):
     accuracy: Share = 0.003
     agreement: Share = 0.995
     ece: Share = 0.01
-    flips: Share = 0.005
+    flips: Share = 0.01
     signal_db: float = 10.0
     dice: Share = 0.01
 

@@ -33,7 +33,8 @@ def smoke_recipe(recipe: Recipe) -> Recipe:
     if content["maps"] is not None:
         content["maps"]["teacher"]["weights"] = "none"
         content["maps"]["teacher"]["train"] |= {"epochs": 1, "epoch_images": 16, "batch": 8}
-    content["quantise"] |= {"images": 16}
+    content["quantise"] |= {"images": 16, "ladder": ["static", "aware"]}
+    content["quantise"]["aware"] |= {"epochs": 1, "epoch_images": 16, "batch": 16}
     content["evaluate"] |= {"repeats": 100}
     content["bundle"] |= {
         "name": f"{recipe.bundle.name}-smoke",

@@ -414,7 +414,7 @@ def measured(**changes: Any) -> Measured:
         ({"agreement": 0.9949}, False),
         ({"ece": 0.011}, False),
         ({"ece": -0.02}, True),
-        ({"flips": 0.006}, False),
+        ({"flips": 0.011}, False),
         ({"signal_db": 9.9}, False),
         ({"dice": 0.02}, False),
         ({"low": None, "high": None}, True),

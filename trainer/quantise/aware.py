@@ -32,7 +32,7 @@ _SIZED = 2  # of a kernel: rows, columns
 
 
 @dataclass
-class _Step:
+class Step:
     """One node of the graph: what it does, and the names of what goes in and comes out."""
 
     kind: str
@@ -80,7 +80,7 @@ class AwareBody(nn.Module):
         self._names: dict[str, str] = {}  # of tensors, to parameters
         self._weights: dict[str, _Weight] = {}
         self._biases: dict[str, tuple[str, str]] = {}  # parameter: stored, scale
-        self._steps: list[_Step] = []
+        self._steps: list[Step] = []
         stored = {name.removesuffix("_quantized"): name for name in values if name.endswith("_quantized")}
         reduced = [v for n, v in values.items() if n.endswith("_quantized") and v.dtype == np.int8]
         # What the quantiser used shows in what it wrote: the largest weight of a channel is the largest number.
@@ -99,7 +99,7 @@ class AwareBody(nn.Module):
             elif node.op_type == "DequantizeLinear":
                 if produced[node.input[0]].op_type != "QuantizeLinear":
                     raise FoldsightError(f"{node.name}: only whole-number weights and rounded activations can learn")
-                self._steps.append(_Step("same", [node.input[0]], node.output[0]))
+                self._steps.append(Step("same", [node.input[0]], node.output[0]))
             elif node.op_type == "QuantizeLinear":
                 self._steps.append(_round(node, values))
             else:
@@ -120,7 +120,7 @@ class AwareBody(nn.Module):
             parameter = self.get_parameter(name)
             told[tensor] = _rounded(parameter, self._weights[name]) if name in self._weights else parameter
         for step in self._steps:
-            told[step.output] = _DO[step.kind]([told[name] for name in step.inputs], step.settings)
+            told[step.output] = OPERATORS[step.kind]([told[name] for name in step.inputs], step.settings)
         # On the device the labels of a map are last, in training they come second.
         return (told[LOGITS], told[MAPS].permute(0, 3, 1, 2)) if self._maps else told[LOGITS]
 
@@ -192,21 +192,21 @@ def _rounded(value: Tensor, weight: _Weight) -> Tensor:
     return torch.fake_quantize_per_channel_affine(value, scale, zero, weight.axis, -weight.top, weight.top)
 
 
-def _round(node: onnx.NodeProto, values: dict[str, NDArray[np.float32]]) -> _Step:
+def _round(node: onnx.NodeProto, values: dict[str, NDArray[np.float32]]) -> Step:
     zero = values[node.input[2]]
     limits = np.iinfo(np.int8 if zero.dtype == np.int8 else np.uint8)
     settings = {"scale": float(values[node.input[1]]), "zero": int(zero), "low": limits.min, "high": limits.max}
-    return _Step("round", [node.input[0]], node.output[0], settings)
+    return Step("round", [node.input[0]], node.output[0], settings)
 
 
-def _step(node: onnx.NodeProto, values: dict[str, NDArray[np.float32]]) -> _Step:
+def _step(node: onnx.NodeProto, values: dict[str, NDArray[np.float32]]) -> Step:
     """A node of the float arithmetic.
 
     Raises:
         FoldsightError: it is of a kind that is not known here.
     """
-    if node.op_type not in _DO:
-        known = ", ".join(sorted(name for name in _DO if name[0].isupper()))
+    if node.op_type not in OPERATORS:
+        known = ", ".join(sorted(name for name in OPERATORS if name[0].isupper()))
         raise FoldsightError(
             f"{node.name}: a graph with {node.op_type} cannot be trained with its rounding; known are {known}: "
             "take the rung 'aware' from quantise.ladder"
@@ -224,7 +224,7 @@ def _step(node: onnx.NodeProto, values: dict[str, NDArray[np.float32]]) -> _Step
             settings.setdefault("limits", []).append(float(values[name]))
     if node.op_type == "Clip":
         inputs = inputs[:1]
-    return _Step(node.op_type, inputs, node.output[0], settings)
+    return Step(node.op_type, inputs, node.output[0], settings)
 
 
 # --- what nodes do ---
@@ -282,7 +282,7 @@ def _fake(given: list[Tensor], settings: dict[str, Any]) -> Tensor:
     )
 
 
-_DO: dict[str, Callable[[list[Tensor], dict[str, Any]], Tensor]] = {
+OPERATORS: dict[str, Callable[[list[Tensor], dict[str, Any]], Tensor]] = {
     "same": lambda given, _: given[0],
     "round": _fake,
     "Conv": _conv,
