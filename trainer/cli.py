@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.errors import ConfigError, FoldsightError
+from trainer.adapt.command import add_options as adapt_options
 from trainer.clean.command import add_options as clean_options
 from trainer.kinds import KINDS
 from trainer.laboratory.command import add_options
@@ -188,6 +189,8 @@ def _add_export(commands: Any) -> None:
 def _add_data(commands: Any) -> None:
     clean = _command(commands, "clean", _clean, "look at own images: odd ones, duplicates, labelling by key")
     clean_options(clean)
+    adapt = _command(commands, "adapt", _adapt, "adapt a bundle to a clinic with its own few labelled frames")
+    adapt_options(adapt)
     data = commands.add_parser("data", help="look at the images before training").add_subparsers(
         required=True, metavar="COMMAND"
     )
@@ -422,7 +425,7 @@ def _open_subject(arguments: argparse.Namespace) -> _Subject:
         names = run.finished()
         if not names:
             raise ConfigError(f"{target}: no network of this run is trained yet; run its recipe first")
-        report = run.evaluate() if "int8" in names and "scratch" in names else {}
+        report = run.evaluate() if set(run.rows) <= set(names) else {}
         decision = DecisionSpec.model_validate(report["decision"]) if report else None
         judging = Judging(run.recipe.labels, run.recipe.finding, decision)
         records = _manifest(arguments) or run.records
@@ -547,6 +550,15 @@ def _print_places(found: dict[str, Any]) -> None:
     for name in ("images", "phantom"):
         if name in found:
             out.print(place_table(found[name], name))
+
+
+# --- adapt ---
+
+
+def _adapt(arguments: argparse.Namespace) -> int:
+    from trainer.adapt.command import run  # noqa: PLC0415
+
+    return run(arguments)
 
 
 # --- clean ---

@@ -326,8 +326,9 @@ class UnseenSettings(_Part):
 
 
 class EvaluateSettings(_Part):
-    """Bootstrap of the intervals, and the splits that a run reports."""
+    """Bootstrap of the intervals, and what a run reports: its splits, and whether the student from scratch is trained."""
 
+    scratch: bool = True
     splits: list[Literal["train", "val", "test"]] = ["val", "test"]
     repeats: int = Field(default=1000, ge=10)
 

@@ -404,7 +404,8 @@ class Run:
     def rows(self) -> list[str]:
         """Rows of the evaluation."""
         smaller = ["smaller"] if self.recipe.smaller is not None else []
-        return ["teacher", "scratch", *(row for row in self.students if row != "smaller"), "int8", *smaller]
+        scratch = ["scratch"] if self.recipe.evaluate.scratch else []
+        return ["teacher", *scratch, *(row for row in self.students if row != "smaller"), "int8", *smaller]
 
     def models(self, names: Sequence[str] | None = None) -> dict[str, bytes]:
         """ONNX files by row name, each with the device's input; all rows where none are named."""
@@ -529,7 +530,7 @@ class Run:
     @functools.cached_property
     def evaluate_key(self) -> str:
         """Hash of all that the evaluation depends on."""
-        keys = [self.quantise_key(), self.scratch_key]
+        keys = [self.quantise_key(), *([self.scratch_key] if self.recipe.evaluate.scratch else [])]
         if self.recipe.maps is not None:
             keys += [self.distil_key("no_map")] if self.recipe.maps.compare else []
         if self.recipe.smaller is not None:
