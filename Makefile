@@ -15,6 +15,8 @@
 #   make bench-page [SECONDS=60]       from a message, and from the camera, to the page's screen: needs Chromium
 #   make release [KEY=private.pem] [WHEELS=aarch64-3.11,aarch64-3.13]
 #                                      one archive that installs Foldsight on a device, or updates it (docs/operator.md)
+#   make bench-peers [ARM=1] [JSON=1] [ARGS="--rounds 40"]
+#                                      the model in ONNX Runtime, ncnn, LiteRT and OpenVINO, side by side (docs/peers.md)
 #   make train DATA=../shared/data     the committed model bundle, from the images
 
 PYTHON ?= python3
@@ -25,7 +27,7 @@ PAGE := edge/display/page
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help demo test lint check bench bench-page soak faults arm-cost rehearse train page release requirements clean
+.PHONY: help demo test lint check bench bench-page bench-peers soak faults arm-cost rehearse train page release requirements clean
 .DEFAULT_GOAL := help
 
 help:
@@ -103,6 +105,20 @@ bench-page: $(VENV)/.trainer page
 	@deploy/prerequisites.sh mosquitto chromium
 	@$(BIN)/python tests/system/bench_page.py $(if $(SECONDS),--seconds $(SECONDS)) $(if $(JSON),--json)
 
+# Other runtimes lie over the trainer's environment in one of their own: what they bring cannot disturb it.
+.venv-peers/.peers: $(VENV)/.trainer
+	@echo "foldsight: installing the other runtimes into .venv-peers (a few minutes the first time)" >&2
+	@$(BIN)/python -m venv .venv-peers
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+	    "$$(.venv-peers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/foldsight-venv.pth"
+	@.venv-peers/bin/python -m pip --disable-pip-version-check -qq install -c constraints.txt -e '.[peers]' || \
+	    { echo "foldsight: the other runtimes could not be installed; is the package index reachable?" >&2; exit 1; }
+	@touch $@
+
+bench-peers: .venv-peers/.peers
+	@$(if $(ARM),deploy/prerequisites.sh arm-emulation)
+	@.venv-peers/bin/python -m trainer.peers $(if $(ARM),--arm) $(if $(BUNDLE),--bundle "$(BUNDLE)") $(if $(JSON),--json) $(ARGS)
+
 train: $(VENV)/.trainer
 	@test -d "$(DATA)" || { echo "foldsight: DATA=$(DATA) is no folder: make train DATA=../shared/data" >&2; exit 2; }
 	@$(BIN)/foldsight-trainer run trainer/recipes/vocal-folds.yaml --data "$(DATA)" --out runs/vocal-folds
@@ -117,4 +133,4 @@ requirements: $(VENV)/.edge
 	@$(BIN)/python deploy/release.py --lock
 
 clean:
-	@rm -rf $(VENV) $(PAGE)/node_modules $(PAGE)/build edge/display/static build dist *.egg-info
+	@rm -rf $(VENV) .venv-peers $(PAGE)/node_modules $(PAGE)/build edge/display/static build dist *.egg-info
