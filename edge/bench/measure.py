@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge.analysis import Analyser
+from edge.bench.artefacts import measure_artefacts
 from edge.bench.host import Use, fingerprint, one_core
 from edge.bench.ring import RingSource, choose
 from edge.bench.sketch import Sketch
 from edge.capture import Reader
+from edge.choice import open_analyser, start_engine
 from edge.errors import SourceError
 from edge.frames import NewestFrameSlot
 from edge.pipeline import Pipeline
@@ -27,6 +28,7 @@ from edge.store import in_use
 from edge.telemetry import Telemetry
 
 if TYPE_CHECKING:
+    from edge.analysis import Analyser
     from edge.bundle import Bundle
     from edge.config import Config
 
@@ -251,7 +253,10 @@ def run(config: Config, *, seconds: float, warmup_s: float, core: bool = False) 
 
 def _run(config: Config, *, seconds: float, warmup_s: float) -> dict[str, Any]:
     bundle = in_use(config)
-    analyser = Analyser(bundle, precision=config.model.precision, threads=config.model.threads)
+    artefacts = measure_artefacts(config, bundle)
+    analyser = open_analyser(config, bundle)
+    if (engine := start_engine(config, analyser, lambda _, *, fault, changed: None)) is not None:  # noqa: ARG005
+        engine.join()
     telemetry = Telemetry()
     source = choose(config.capture)
     if isinstance(source, RingSource):
@@ -309,6 +314,7 @@ def _run(config: Config, *, seconds: float, warmup_s: float) -> dict[str, Any]:
         "fps": round(counts["classified"] / elapsed, 2),
         "age_ms": age.percentiles(),
         "stages_ms": {name: sketch.percentiles() for name, sketch in durations.items()},
+        "artefacts": artefacts,
         "inference_alone_ms": inference_alone(bundle, analyser, config.model.threads),
         "budget_ms": config.latency.budget_ms,
         "over_budget": counts["over_budget"],

@@ -9,7 +9,7 @@ BUSY_CORES = 0.25  # what others may use before the figures are no longer this m
 
 def report(result: dict[str, Any]) -> str:
     """The result for a person."""
-    lines = [*_what(result), "", *_frames(result), "", *_durations(result), "", *_drift(result)]
+    lines = [*_what(result), "", *_frames(result), "", *_durations(result), *_artefacts(result), "", *_drift(result)]
     warnings = warn(result)
     return "\n".join([*lines, *(["", *warnings] if warnings else [])])
 
@@ -64,6 +64,18 @@ def _durations(result: dict[str, Any]) -> list[str]:
         lines.append(f"{name:<12}{p['p50']:>9.2f}{p['p95']:>9.2f}{p['p99']:>9.2f}{p['p999']:>9.2f}{p['max']:>9.2f}")
     alone = result["inference_alone_ms"]
     return [*lines, f"inference alone: {alone['p50']:.2f} ms (p50), {alone['p95']:.2f} ms (p95)"]
+
+
+def _artefacts(result: dict[str, Any]) -> list[str]:
+    found = result.get("artefacts")
+    if not found:
+        return []
+    lines = ["", f"{'one inference, ms':<36}{'p50':>9}{'p95':>9}{'kB':>9}"]
+    for entry in found["timed"]:
+        label = entry["name"] if entry["role"] == "primary" else f"{entry['name']} (smaller)"
+        lines.append(f"{label:<36}{entry['p50_ms']:>9.2f}{entry['p95_ms']:>9.2f}{entry['bytes'] / 1000:>9.0f}")
+    lines.append(f"use {found['use']}: {found['why']}")
+    return [*lines, *([f"no engine: {found['engine']}"] if found["engine"] else [])]
 
 
 def _drift(result: dict[str, Any]) -> list[str]:

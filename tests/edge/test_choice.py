@@ -10,6 +10,8 @@ import pytest
 from conftest import tiny_files, tiny_manifest
 from test_tensorrt import CpuDriver, two_runtimes
 
+from edge.bench.artefacts import measure_artefacts
+from edge.bench.report import _artefacts
 from edge.bundle import Bundle, write_bundle
 from edge.choice import MEMORY, Memory, Timed, best, choose, measure, open_analyser, processor, start_engine
 from edge.config import Config
@@ -82,6 +84,7 @@ def rigged(monkeypatch: pytest.MonkeyPatch, answers: dict[str, float]) -> list[l
         return sorted((timed(n, answers[n], p) for n, p, _ in candidates), key=lambda entry: entry.p50_ms)
 
     monkeypatch.setattr("edge.choice.measure", said)
+    monkeypatch.setattr("edge.bench.artefacts.measure", said)
     return calls
 
 
@@ -242,6 +245,30 @@ def test_auto_lets_the_engine_serve_only_where_it_is_quicker_and_remembers(
         assert ("remembered" in ear.progress[-1]) == (turn == 1 and not quicker)
     assert calls == [["fp32-trt engine", "fp32"]]
     assert [driver.builds for driver in drivers] == [1, 0]
+
+
+def test_the_benchmark_measures_every_form_and_says_which_to_use(
+    both: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = measure_artefacts(settings(tmp_path), Bundle.open(both))
+    assert {entry["name"] for entry in found["timed"]} == {"fp32", "int8"}
+    assert found["use"] in ("fp32", "int8")
+    assert found["engine"] == ""
+    assert "only form" in measure_artefacts(settings(tmp_path), Bundle.open(tiny_bundle))["why"]
+    rigged(monkeypatch, {"fp32": 3.0, "int8": 1.5, "fp32-trt engine": 0.5})
+    said = measure_artefacts(settings(tmp_path), Bundle.open(both))
+    assert (said["use"], said["why"]) == ("int8", "2.0 times as quick as fp32")
+    bundle = two_runtimes(tmp_path / "b.zip")
+    said = measure_artefacts(settings(tmp_path), bundle, CpuDriver)
+    assert said["use"] == "fp32-trt engine"
+    text = "\n".join(_artefacts({"artefacts": said}))
+    assert "use fp32-trt engine: 6.0 times as quick as fp32" in text
+
+    def none() -> CpuDriver:
+        raise EngineError("there is no NVIDIA GPU here")
+
+    assert measure_artefacts(settings(tmp_path), bundle, none)["engine"] == "there is no NVIDIA GPU here"
+    assert measure_artefacts(settings(tmp_path, runtime="onnxruntime"), bundle, none)["engine"] == ""
 
 
 def test_auto_leaves_tensorrt_alone_where_it_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
