@@ -17,6 +17,7 @@ import pytest
 from edge.analysis import Analyser
 from edge.bundle import Bundle
 from trainer.cli import main
+from trainer.ledger import LEDGER
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(900)  # the whole run takes 20 s on an idle machine
@@ -133,6 +134,50 @@ def test_evaluate_prints_the_table_of_a_run(smoke: Any, capsys: pytest.CaptureFi
         assert row in out
     assert "INT8 - FP32 accuracy" in out
     assert "| student, distilled, INT8 |" in target.read_text(encoding="utf-8")
+
+
+def test_the_report_of_a_run_measures_what_is_missing_and_reads_no_test_split(
+    smoke: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, root = smoke[0], smoke[0] / "images"
+    before = (out / LEDGER).read_text(encoding="utf-8")
+    page = tmp_path / "page.html"
+    arguments = ["report", str(out), "--data", str(root), "--out", str(page), "--images", "10", "--repeats", "50"]
+    assert main([*arguments, "--graphs", str(tmp_path)]) == 0
+    assert "student, distilled, INT8" in capsys.readouterr().out
+    evidence = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    assert set(evidence["splits"]) == {"val", "test"}
+    assert set(evidence["robustness"]["rows"]) == {"teacher", "distilled", "int8"}
+    assert len(evidence["robustness"]["conditions"]) == 41
+    assert set(evidence["gradcam"]["rows"]) == {"teacher", "scratch", "distilled"}
+    assert evidence["gradcam"]["panels"]
+    stored = json.loads((next(out.glob("evaluate-*")) / "report.json").read_text(encoding="utf-8"))
+    for split, part in evidence["splits"].items():
+        for row, told in part["rows"].items():
+            expected = stored["splits"][split]["rows"][row]["overall"]["accuracy"]["value"]
+            assert told["figures"]["accuracy"]["value"] == pytest.approx(expected)
+    assert (out / LEDGER).read_text(encoding="utf-8") == before
+    assert all(reading["models"] for reading in evidence["readings"])
+    assert sorted(p.stem for p in tmp_path.glob("*.onnx")) == sorted(evidence["splits"]["val"]["rows"])
+    text = page.read_text(encoding="utf-8")
+    assert "data:image/jpeg;base64," in text
+    assert str(out) not in text
+    kept = {p: p.stat().st_mtime_ns for p in (out / "evidence").rglob("*.j*") if p.name != "study.json"}
+    assert main(arguments) == 0
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept  # nothing was measured again
+
+
+def test_gradcam_prints_a_table_and_draws_sheets(
+    smoke: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["gradcam", str(smoke[0]), "--data", str(smoke[0] / "images"), "--rows", "scratch,distilled", "--json"]
+    assert main([*arguments, "--sheets", str(tmp_path)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["rows"]) == {"scratch", "distilled"}
+    assert found["sheets"]
+    assert all(Path(sheet).stat().st_size > 2000 for sheet in found["sheets"])
+    assert main(["gradcam", str(smoke[0]), "--data", str(smoke[0] / "images"), "--rows", "int8"]) == 2
+    assert "trained networks of this run are" in capsys.readouterr().err
 
 
 def test_evaluate_of_a_bundle_agrees_with_its_manifest(smoke: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,6 +107,21 @@ _UNSEEN = {
 """Figures of `trainer.unseen.measure`, and their titles."""
 
 
+def focus_table(found: Mapping[str, Any]) -> Table:
+    """Where networks look in frames with a mask that they have right (`trainer.gradcam.focus_by_source`)."""
+    table = Table(title="Grad-CAM against masks, right answers", title_justify="left", title_style="bold")
+    for title in ("model", "source"):
+        table.add_column(title, no_wrap=True)
+    for title in ("images / groups", "on the folds\n%", "peak there\n%", "share there\n%", "chance\n%", "border\n%"):
+        table.add_column(title, justify="right")
+    for row, entry in found.items():
+        for place, (source, at) in enumerate(entry["sources"].items()):
+            cells = [_share(at[name]) for name in ("on_folds", "peak", "inside", "chance", "border")]
+            table.add_row("" if place else TITLES.get(row, row), source, f"{at['images']} / {at['groups']}", *cells)
+        table.add_section()
+    return table
+
+
 def unseen_table(report: Mapping[str, Any]) -> Table:
     """What models say of sources that they have never seen (`trainer.unseen`), mean and deviation over seeds."""
     table = Table(title="sources left out of training, %", title_justify="left", title_style="bold")
