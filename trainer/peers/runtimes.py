@@ -134,7 +134,8 @@ class _Pixels(torch.nn.Module):
 def litert_fp32(subject: Subject, folder: Path) -> Peer:
     """LiteRT with its XNNPACK delegate, converted by litert-torch."""
     path = folder / "fp32.tflite"
-    _convert(subject, path)
+    if not path.exists():
+        _convert(subject, path)
     return Peer("LiteRT FP32 (XNNPACK)", "ai-edge-litert", _litert(path))
 
 
