@@ -147,11 +147,10 @@ class LevelGuide(Guide):
         count = 1 if term.levels == "last" else min(len(student), *(len(levels) for levels in teachers))
         self.count = count
         self.losses = nn.ModuleList(
-            nn.ModuleList(
-                _level(term, own, its) for own, its in zip(student[-count:], levels[-count:], strict=True)
-            )
+            _level(term, own, its)
             for levels in teachers
-        )  # fmt: skip
+            for own, its in zip(student[-count:], levels[-count:], strict=True)
+        )
 
     def forward(self, own: Answer, its: Sequence[Answer], labels: Tensor) -> Tensor:  # noqa: ARG002
         """The mean."""
