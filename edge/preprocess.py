@@ -32,6 +32,7 @@ class Preprocessor:
         self._halves = spec.interpolation == "halves-linear"
         self.buffer = np.zeros((1, spec.height, spec.width, 3), np.uint8)
         """The last model input, uint8 (1, height, width, 3) RGB."""
+        self._steps: list[NDArray[np.uint8]] = []
         self.inner = Box(0, 0, spec.width, spec.height)
         """Where in the last model input the picture lies; the rest is black padding."""
 
@@ -52,21 +53,38 @@ class Preprocessor:
         if inner != self.inner:
             target[:] = 0
             self.inner = inner
-        if self._in_two and image.shape[1] > 2 * inner.width and image.shape[0] > 2 * inner.height:
-            image = np.asarray(cv2.resize(image, (2 * inner.width, 2 * inner.height)), np.uint8)
-        while self._halves and image.shape[1] >= 2 * inner.width and image.shape[0] >= 2 * inner.height:
-            # OpenCV is fast where it halves exactly: an odd last row or column is left out.
-            half = image.shape[1] // 2, image.shape[0] // 2
-            even = image[: 2 * half[1], : 2 * half[0]]
-            image = np.asarray(cv2.resize(even, half, interpolation=cv2.INTER_AREA), np.uint8)
+        between = self._between(image.shape[1], image.shape[0])
+        for step, size in enumerate(between):
+            if self._halves:  # OpenCV is fast where it halves exactly: an odd last row or column is left out
+                image = image[: 2 * size[1], : 2 * size[0]]
+            image = self._resize(image, size, cv2.INTER_AREA if self._halves else cv2.INTER_LINEAR, step)
         # Shrinking averages whole pixels as asked; when a small image must grow, only linear interpolation makes sense.
         grows = inner.width > image.shape[1] or inner.height > image.shape[0]
-        resized = cv2.resize(
-            image, (inner.width, inner.height), interpolation=cv2.INTER_LINEAR if grows else self._interpolation
-        )
+        how = cv2.INTER_LINEAR if grows else self._interpolation
+        resized = self._resize(image, (inner.width, inner.height), how, len(between))
         part = target[inner.y : inner.y + inner.height, inner.x : inner.x + inner.width]
         cv2.cvtColor(resized, cv2.COLOR_BGR2RGB, dst=part)  # a fiftieth of what numpy's reversed copy costs
         return self.buffer
+
+    def _between(self, width: int, height: int) -> list[tuple[int, int]]:
+        """Width and height of the steps on the way to the size that is wanted."""
+        inner, sizes = self.inner, []
+        if self._in_two and width > 2 * inner.width and height > 2 * inner.height:
+            sizes.append((2 * inner.width, 2 * inner.height))
+        while self._halves and width >= 2 * inner.width and height >= 2 * inner.height:
+            width, height = width // 2, height // 2
+            sizes.append((width, height))
+        return sizes
+
+    def _resize(self, image: NDArray[np.uint8], size: tuple[int, int], how: int, step: int) -> NDArray[np.uint8]:
+        """Resize into memory of the step's own: fresh arrays of this size are fresh pages from the kernel."""
+        shape = (size[1], size[0], 3)
+        while len(self._steps) <= step:
+            self._steps.append(np.zeros((0, 0, 3), np.uint8))
+        if self._steps[step].shape != shape:
+            self._steps[step] = np.zeros(shape, np.uint8)
+        cv2.resize(image, size, dst=self._steps[step], interpolation=how)
+        return self._steps[step]
 
     def _fit(self, width: int, height: int) -> Box:
         if self._spec.fit == "stretch":
