@@ -157,7 +157,7 @@ class Phone:
             trusted = ssl.create_default_context(cadata=authority.decode())
             request = urllib.request.Request(  # noqa: S310  the URL is made above
                 f"{page}/api/pair",
-                json.dumps({"token": wanted["token"], "name": "rehearsal"}).encode(),
+                json.dumps({"token": wanted["pair"], "name": "rehearsal"}).encode(),
                 {"Content-Type": "application/json"},
             )
             with urllib.request.urlopen(request, timeout=60, context=trusted) as answer:  # noqa: S310

@@ -367,7 +367,7 @@ def _update(adapter: Adapter, version: str) -> str:
 def _changed(adapter: Adapter, row: Row, begin: float, version: str) -> None:
     """Judge a change of release, from the moment in which the daemon was stopped for it."""
     stopped = adapter.phone.first(
-        lambda h: h.topic == "status" and not h.retained and h.body["state"] in ("stopped", "offline"), begin, LIVE_S
+        lambda h: h.topic == "status" and not h.retained and h.body["state"] in ("stopped", "offline"), begin, 5
     )
     adapter.come_back(row, begin if stopped is None else stopped.at - 0.01, begin if stopped is None else stopped.at)
     used = adapter.json("foldsight software list")["current"]
@@ -463,7 +463,7 @@ def rehearse(given: argparse.Namespace) -> dict[str, Any]:
         carried = make(Path(name), system.python, _tell)
         with emulated(system, carried, Path(name)) as adapter:
             about = versions(adapter, system)
-            rows = perform(adapter, given.only)
+            rows = perform(adapter, given.folder / "last", given.only)
     return {"schema": 1, "emulated": True, "about": about, "rows": [asdict(row) for row in rows]}
 
 
@@ -498,8 +498,16 @@ def free_ports(count: int) -> list[int]:
         return [int(each.getsockname()[1]) for each in taken]
 
 
-def perform(adapter: Adapter, only: Sequence[str] | None = None) -> list[Row]:
-    """All steps, or installation, pairing and some; what ends one is its problem, and the next is tried."""
+def perform(adapter: Adapter, logs: Path, only: Sequence[str] | None = None) -> list[Row]:
+    """All steps, or installation, pairing and some; what ends one is its problem, and the next is tried.
+
+    Args:
+        adapter: switched on.
+        logs: a folder for what its console and its journal said, and for what the phone heard.
+        only: names of steps.
+    """
+    shutil.rmtree(logs, ignore_errors=True)
+    logs.mkdir()
     steps = [step for step in STEPS if not only or step[0] in (*only, STEPS[0][0], STEPS[1][0])]
     rows: list[Row] = []
     expected = [seconds for *_, seconds in steps]
@@ -515,7 +523,26 @@ def perform(adapter: Adapter, only: Sequence[str] | None = None) -> list[Row]:
                 break
         finally:
             row.took_s = round(time.monotonic() - begun, 1)
+            keep(adapter, row, logs)
+        for problem in row.problems:
+            _tell(f"  BROKEN: {problem[:400]}")
     return rows
+
+
+def keep(adapter: Adapter, row: Row, logs: Path) -> None:
+    """Keep what was said and heard so far: a rehearsal is long, and its machine is gone at its end."""
+    if adapter.machine.log.exists():
+        shutil.copyfile(adapter.machine.log, logs / "console.log")
+    heard = "".join(json.dumps(asdict(h)) + "\n" for h in list(adapter.phone.heard))
+    (logs / "heard.jsonl").write_text(heard, encoding="utf-8")
+    with (logs / "rows.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(row)) + "\n")
+    if row.problems:
+        with contextlib.suppress(GuestError):
+            said = adapter.machine.run(
+                "journalctl --no-pager -b -n 300; systemctl --failed --no-pager", check=False
+            ).said
+            (logs / f"{row.step.replace(' ', '-')}.journal").write_text(said, encoding="utf-8")
 
 
 def left(expected: Sequence[float], took: Sequence[float]) -> str:
