@@ -117,6 +117,7 @@ def test_false_folds_come_over_the_true_ones_until_none_is_left(renderer: Render
     assert areas == sorted(areas, reverse=True)
     assert areas[0] > 400
     assert areas[-1] == 0
+    assert not seen(renderer, replace(SCENES["closed"], tremor=0.0, squeeze=0.3)).glottis.any()
     posture = Posture(renderer.anatomy, 0.1, 0.0, 0.0, 0.0, 0.12)
     side = np.linspace(0, 1.5, 50, dtype=np.float32)
     assert np.allclose(posture.squeezed(posture.unsqueezed(side, np.zeros(50, np.float32))), side, atol=1e-5)

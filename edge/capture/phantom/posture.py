@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edge.capture.phantom.camera import Camera
 
 TUBE_ROOM = 0.17  # a breathing tube keeps the folds this far from the midline
+_NOTHING = 1e-4  # scene units: an outline that is no wider holds no pixel
 _SLIT = 0.0035  # half width of the dark line between closed folds
 
 
@@ -115,6 +116,9 @@ class Posture:
                 half = np.maximum(half, least) if slit else half
             sides.append(half)
         right, left = sides
+        if self.squeeze > 0 and not slit:
+            open_ = np.maximum(right, left) > _NOTHING
+            v, right, left = v[open_], right[open_], left[open_]
         return camera.to_image(np.concatenate([right, -left[::-1]]), np.concatenate([v, v[::-1]]))
 
     def folds(self, camera: Camera) -> list[tuple[Array, Array]]:
@@ -127,5 +131,10 @@ class Posture:
             inner = np.maximum(self.gap(v, sign), 0.0)
             outer = np.maximum(closed_to_opened(self.anatomy.half_width(v), opening, cleft), inner)
             band = self.squeezed(np.concatenate([inner, outer[::-1]]))
+            if self.squeeze > 0:
+                left_over = self.squeezed(outer) > _NOTHING
+                kept = np.concatenate([left_over, left_over[::-1]])
+                outlines.append(camera.to_image(sign * band[kept], along[kept]))
+                continue
             outlines.append(camera.to_image(sign * band, along))
         return outlines

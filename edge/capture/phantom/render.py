@@ -259,6 +259,8 @@ class Renderer:
         """Outlines in drawing pixels as a full-size mask of 0 and 255."""
         mask = np.zeros((self.height, self.width), np.uint8)
         for x, y in outlines:
+            if len(x) < 3:  # noqa: PLR2004 # false folds hide it all
+                continue
             full = np.stack([(x + 0.5) * (self.width / self._w), (y + 0.5) * (self.height / self._h)], axis=1) - 0.5
             cv.fillPoly(mask, [np.round(np.clip(full, -4e3, 8e3) * 16).astype(np.int32)], (255,), cv.LINE_8, 4)
         return mask
