@@ -389,7 +389,7 @@ def test_the_gate_counts_what_changed(body: Any) -> None:
     other = measure(base, Answers(logits, None), {"a": 3.0})
     assert other.agreement == pytest.approx(0.9)
     said = " ".join(other.failures(GateSettings()))
-    for word in ("accuracy", "agreement 90.00 %", "change sides at the threshold", "a keeps 3.0 dB"):
+    for word in ("accuracy", "agreement 90.000 %", "change sides at the threshold", "a keeps 3.0 dB"):
         assert word in said
     assert other.excess(GateSettings()) > 1
 

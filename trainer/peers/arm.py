@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -74,9 +75,11 @@ def count(result: dict[str, Any], subjects: Sequence[Subject], keep: Path) -> No
 
 
 def _emulator(arguments: Sequence[str]) -> str:
+    home = EMULATOR.parents[1]
     command = [sys.executable, str(EMULATOR), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(home)}
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=_LIMIT_S, check=False, cwd=EMULATOR.parents[1]
+        command, capture_output=True, text=True, timeout=_LIMIT_S, check=False, cwd=home, env=environment
     )
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]

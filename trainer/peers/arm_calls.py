@@ -3,11 +3,17 @@
 What to run stands in `peer.json` beside this file, the runtime's packages in the folder that it names.
 """
 
+from __future__ import annotations
+
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HERE = Path(__file__).parent
 SAID = json.loads((HERE / "peer.json").read_text(encoding="utf-8"))
@@ -15,14 +21,14 @@ sys.path.append(SAID["packages"])
 IMAGE = np.load(HERE / "image.npy")
 
 
-def _onnx(name: str):  # noqa: ANN202  a function without arguments
+def _onnx(name: str) -> Callable[[], object]:
     from edge.runtime import OnnxRuntime  # noqa: PLC0415
 
     model = OnnxRuntime((HERE / name).read_bytes())
     return lambda: model.infer(IMAGE)
 
 
-def _ncnn():  # noqa: ANN202
+def _ncnn() -> Callable[[], object]:
     import ncnn  # noqa: PLC0415
 
     net = ncnn.Net()
@@ -31,7 +37,7 @@ def _ncnn():  # noqa: ANN202
     net.load_model(str(HERE / "body.ncnn.bin"))
     height, width = IMAGE.shape[1:3]
 
-    def call():  # noqa: ANN202
+    def call() -> object:
         pixels = ncnn.Mat.from_pixels(IMAGE[0], ncnn.Mat.PixelType.PIXEL_RGB, width, height)
         pixels.substract_mean_normalize([127.0] * 3, [1 / 128] * 3)
         extractor = net.create_extractor()
@@ -41,7 +47,7 @@ def _ncnn():  # noqa: ANN202
     return call
 
 
-def _litert(name: str):  # noqa: ANN202
+def _litert(name: str) -> Callable[[], object]:
     from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
 
     interpreter = Interpreter(model_path=str(HERE / name), num_threads=1)
@@ -51,7 +57,7 @@ def _litert(name: str):  # noqa: ANN202
     # As a device would: pixels less 128 are an eight-bit input, and floats a wide one.
     signed = given["dtype"] == np.int8
 
-    def call():  # noqa: ANN202
+    def call() -> object:
         interpreter.set_tensor(given["index"], (IMAGE ^ 128).view(np.int8) if signed else IMAGE.astype(np.float32))
         interpreter.invoke()
         return interpreter.get_tensor(scores)[0]
@@ -59,14 +65,14 @@ def _litert(name: str):  # noqa: ANN202
     return call
 
 
-def _openvino(name: str):  # noqa: ANN202
+def _openvino(name: str) -> Callable[[], object]:
     import openvino  # noqa: PLC0415
 
     settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
     compiled = openvino.Core().compile_model(str(HERE / name), "CPU", settings)
     request, scores = compiled.create_infer_request(), compiled.output("logits")
 
-    def call():  # noqa: ANN202
+    def call() -> object:
         request.infer({0: IMAGE})
         return request.get_tensor(scores).data[0]
 

@@ -191,7 +191,8 @@ def _taken(image: NDArray[np.uint8], given: dict[str, Any]) -> NDArray[Any]:
     if not scale:
         return image.astype(np.float32)
     limits = np.iinfo(given["dtype"])
-    return np.clip(np.rint(image / np.float32(scale)) + zero, limits.min, limits.max).astype(given["dtype"])
+    whole = np.clip(np.rint(image / np.float32(scale)) + zero, limits.min, limits.max)
+    return np.asarray(whole, given["dtype"])
 
 
 def ultralytics_predict(subject: Subject, folder: Path) -> Peer:  # noqa: ARG001  it makes no file

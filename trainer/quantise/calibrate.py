@@ -134,6 +134,7 @@ class Calibration:
 
 
 def _by_percentile(counts: NDArray[np.int64], low: float, high: float, percentile: float) -> tuple[float, float]:
+    """The range without the outermost values on either side."""
     edges = np.linspace(low, high, _BINS + 1)
     share = np.cumsum(counts) / counts.sum()
     outside = 1 - percentile / 100

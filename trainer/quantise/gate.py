@@ -101,7 +101,7 @@ class Measured:
         elif not (sure or inside):
             found.append(f"accuracy {100 * self.accuracy:+.2f} points for sure: its interval leaves 0 out")
         if self.agreement < gate.agreement - _ROUNDING:
-            found.append(f"agreement {100 * self.agreement:.2f} %, at least {100 * gate.agreement:g} wanted")
+            found.append(f"agreement {100 * self.agreement:.3f} %, at least {100 * gate.agreement:g} wanted")
         if self.ece > gate.ece + _ROUNDING:
             found.append(f"calibration error {100 * self.ece:+.2f} points, at most {100 * gate.ece:g} allowed")
         if self.flips > gate.flips + _ROUNDING:
