@@ -27,20 +27,22 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 SYSTEM = {
-    "systemd/foldsight.target": "common/systemd/system/foldsight.target",
-    "systemd/foldsight-edge.service": "common/systemd/system/foldsight-edge.service",
-    "systemd/60-foldsight-video.rules": "common/udev/rules.d/60-foldsight-video.rules",
-    "systemd/foldsight-trial.service": "guard/systemd/system/foldsight-trial.service",
-    "systemd/jetson/foldsight-edge.conf": "jetson/systemd/system/foldsight-edge.service.d/jetson.conf",
-    "systemd/foldsight-display.service": "phones/systemd/system/foldsight-display.service",
-    "systemd/foldsight-phones.service": "phones/systemd/system/foldsight-phones.service",
-    "systemd/foldsight-phones.timer": "phones/systemd/system/foldsight-phones.timer",
-    "deploy/config/edge-phones.conf": "phones/systemd/system/foldsight-edge.service.d/phones.conf",
-    "deploy/mosquitto/limits.conf": "phones/systemd/system/mosquitto.service.d/foldsight.conf",
-    "deploy/sysusers.conf": "phones/sysusers.d/foldsight.conf",
-    "deploy/tmpfiles.conf": "phones/tmpfiles.d/foldsight.conf",
+    "common/systemd/system/foldsight-degraded.service": "systemd/foldsight-degraded.service",
+    "common/systemd/system/foldsight-edge.service": "systemd/foldsight-edge.service",
+    "common/systemd/system/foldsight.target": "systemd/foldsight.target",
+    "common/udev/rules.d/60-foldsight-video.rules": "systemd/60-foldsight-video.rules",
+    "guard/systemd/system/foldsight-trial.service": "systemd/foldsight-trial.service",
+    "jetson/systemd/system/foldsight-edge.service.d/jetson.conf": "systemd/jetson/foldsight-edge.conf",
+    "phones/systemd/system/foldsight-degraded.service.d/phones.conf": "deploy/config/edge-phones.conf",
+    "phones/systemd/system/foldsight-display.service": "systemd/foldsight-display.service",
+    "phones/systemd/system/foldsight-edge.service.d/phones.conf": "deploy/config/edge-phones.conf",
+    "phones/systemd/system/foldsight-phones.service": "systemd/foldsight-phones.service",
+    "phones/systemd/system/foldsight-phones.timer": "systemd/foldsight-phones.timer",
+    "phones/systemd/system/mosquitto.service.d/foldsight.conf": "deploy/mosquitto/limits.conf",
+    "phones/sysusers.d/foldsight.conf": "deploy/sysusers.conf",
+    "phones/tmpfiles.d/foldsight.conf": "deploy/tmpfiles.conf",
 }
-"""Files of the repository, and where in `system/PART/` they go: as below /usr/local/lib (edge/software/system.py)."""
+"""What lies where in `system/PART/`, as below /usr/local/lib (edge/software/system.py), and its file here."""
 _CONFIG = {
     "deploy/config/edge.d/phones.yaml": "config/phones.yaml",
     "deploy/avahi/foldsight.service": "config/avahi.service",
@@ -109,7 +111,7 @@ def build(out: Path, wheel: Path | None = None, targets: Sequence[str] = (), key
             wheel.name: wheel,
         }
         content |= {name: ROOT / "deploy" / name for name in _REQUIREMENTS}
-        content |= {f"system/{to}": ROOT / file for file, to in SYSTEM.items()}
+        content |= {f"system/{to}": ROOT / file for to, file in SYSTEM.items()}
         content |= {to: ROOT / file for file, to in _CONFIG.items()}
         content["LICENSE"] = ROOT / "LICENSE"
         for target in targets:

@@ -90,6 +90,10 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--phones", action="store_true", help="let phones in the same network pair: TLS, and a code")
     demo.add_argument("--json", action="store_true", help="print only the summary, as JSON")
 
+    degraded = command("degraded", _standin, "tell phones that the daemon does not run (foldsight-degraded does)")
+    _add_config(degraded)
+    degraded.add_argument("--reason", default="the daemon does not run", help="what people read")
+
     _add_phones(command)
 
     watch = command("watch", _watch, "what an adapter publishes, live in the terminal")
@@ -269,6 +273,13 @@ def _run(arguments: argparse.Namespace) -> int:
     summary = daemon.run(arguments.seconds)
     if arguments.json:
         print(json.dumps(summary.as_dict()))
+    return 0
+
+
+def _standin(arguments: argparse.Namespace) -> int:
+    from edge import standin  # noqa: PLC0415  only what a command needs
+
+    standin.announce(settings.load(arguments.config, _overrides(arguments)), arguments.reason)
     return 0
 
 

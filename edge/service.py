@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_SESSION = "session"
+
 
 def log_to_stderr(level: str) -> None:
     """Plain lines on stderr, as journald wants them."""
@@ -52,13 +54,21 @@ class Notifier:
             log.debug("systemd was not told %r: %s", text, error)
 
 
+def last_session(folder: Path) -> int:
+    """The number of the last start; the clock's seconds where it cannot be read."""
+    try:
+        return int((folder / _SESSION).read_text())
+    except (OSError, ValueError):
+        return int(time.time())
+
+
 def next_session(folder: Path) -> int:
     """The number of this start: larger than every one before, whatever the wall clock does.
 
     It is the clock's seconds, or one more than the last number where the clock went back. Where the folder cannot be
     written the clock alone must do, and the log says so.
     """
-    path = folder / "session"
+    path = folder / _SESSION
     last = 0
     try:
         last = int(path.read_text())

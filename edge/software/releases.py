@@ -172,7 +172,7 @@ class Releases:
         """The system knows the release in use, and nothing is on trial."""
         with contextlib.suppress(FileNotFoundError):
             (self.folder / _TRIAL).unlink()
-        _sync(self.folder)
+        sync(self.folder)
 
     def note(self, trial: Trial) -> None:
         """Write how the trial stands."""
@@ -238,7 +238,7 @@ class Releases:
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(Path("releases") / version)
             fresh.replace(link)
-            _sync(self.folder)
+            sync(self.folder)
         except OSError as error:
             raise FoldsightError(f"{link} cannot be changed ({error.strerror}): run it as root") from error
 
@@ -250,7 +250,8 @@ def discard(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from edge import config as settings
 from edge.errors import FoldsightError
 from edge.pairing import files
+from edge.software.releases import sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -157,7 +158,9 @@ def _copy(releases: Releases, wanted: set[str]) -> list[str]:
             to.parent.mkdir(parents=True, exist_ok=True)
             files.write(to, content, files.PUBLIC)
     for file in {file for have in known.values() for file in have} - set(files_now):
-        (lib / file).unlink(missing_ok=True)
+        if (lib / file).exists():
+            (lib / file).unlink()
+            sync((lib / file).parent)
     _put(releases.root / _COMMAND, releases.folder / "current/bin/foldsight")
     return new_units
 
@@ -179,6 +182,7 @@ def _put(link: Path, to: Path) -> None:
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(target)
     fresh.replace(link)
+    sync(link.parent)
 
 
 def _configure_broker(releases: Releases) -> bool:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from edge.service import Notifier
-    from edge.software.releases import Releases
+    from edge.software.releases import Releases, Trial
     from edge.software.system import Systemd
 
 log = logging.getLogger(__name__)
@@ -74,6 +74,31 @@ class Judge:
         return "", now - since >= self.trial_s * 1e6
 
 
+def begin(releases: Releases, systemd: Systemd) -> Trial | None:
+    """What the machine's start does first: finish what a power cut left, count this start, give up what had too many.
+
+    Returns:
+        The trial that is on, counted; None where none is.
+
+    Raises:
+        FoldsightError: the folder cannot be written.
+    """
+    with releases.locked():
+        if releases.settled:
+            return None
+        tell(releases, systemd)
+        trial = releases.trial
+        if trial is None:
+            releases.settle()
+            return None
+        if trial.starts >= STARTS:
+            go_back(releases, systemd, f"the machine was started {trial.starts} times before it had proved itself")
+            return None
+        counted = trial.model_copy(update={"starts": trial.starts + 1})
+        releases.note(counted)
+    return counted
+
+
 def watch(
     releases: Releases, systemd: Systemd, notifier: Notifier, *, trial_s: float = TRIAL_S, ready_s: float = READY_S
 ) -> None:
@@ -82,21 +107,12 @@ def watch(
     Raises:
         FoldsightError: the folder cannot be written.
     """
-    with releases.locked():
-        trial = releases.trial
-        if not releases.settled:
-            tell(releases, systemd)  # a power cut may have come before it
-        if trial is None:
-            releases.settle()
-            notifier.ready("no release is on trial")
-            return
-        if trial.starts >= STARTS:
-            go_back(releases, systemd, f"the machine was started {trial.starts} times before it had proved itself")
-            notifier.ready("the release before is used again")
-            return
-        releases.note(trial.model_copy(update={"starts": trial.starts + 1}))
-    judge = Judge(trial.units, _now(), trial_s, ready_s)
-    notifier.ready(f"{trial.version} is on trial")
+    began = _now()
+    trial = begin(releases, systemd)
+    notifier.ready("no release is on trial" if trial is None else f"{trial.version} is on trial")
+    if trial is None:
+        return
+    judge = Judge(trial.units, began, trial_s, ready_s)
     while True:
         passed, fault = judge.look({unit: systemd.state(unit) for unit in trial.units}, _now())
         if passed or fault:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.service import Notifier, next_session
+from edge.service import Notifier, last_session, next_session
 from edge.telemetry import Telemetry, clock_synced
 
 UNITS = Path(__file__).parents[2] / "systemd"
@@ -137,12 +137,19 @@ def test_a_jetsons_zones_over_currents_and_cooling(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 @pytest.mark.parametrize(
-    ("name", "kind"), [("edge", "Type=notify"), ("display", "Type=notify"), ("phones", "Type=oneshot")]
+    ("name", "kind"),
+    [
+        ("edge", "Type=notify"),
+        ("display", "Type=notify"),
+        ("phones", "Type=oneshot"),
+        ("trial", "Type=notify"),
+        ("degraded", "Type=oneshot"),
+    ],
 )
 def test_the_units_are_right_and_locked_up(tmp_path: Path, name: str, kind: str) -> None:
     shipped = (UNITS / f"foldsight-{name}.service").read_text()
     unit = tmp_path / f"foldsight-{name}.service"
-    unit.write_text(re.sub(r"ExecStart=\S+", "ExecStart=/bin/true", shipped))
+    unit.write_text(re.sub(r"=(-?)/opt/foldsight/\S+", r"=\1/bin/true", shipped))
     verified = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, check=False
     )
@@ -156,3 +163,37 @@ def test_the_units_are_right_and_locked_up(tmp_path: Path, name: str, kind: str)
     assert scored.returncode == 0, scored.stdout[-400:]
     assert kind in shipped
     assert ("WatchdogSec=" in shipped) == (name == "edge")
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_the_target_and_the_jetsons_drop_in_are_right(tmp_path: Path) -> None:
+    for path in (*UNITS.glob("foldsight*"), UNITS.parent / "deploy/config/edge-phones.conf"):
+        (tmp_path / path.name).write_text(re.sub(r"=(-?)/opt/foldsight/\S+", r"=\1/bin/true", path.read_text()))
+    folder = tmp_path / "foldsight-edge.service.d"
+    folder.mkdir()
+    shutil.copy(UNITS / "jetson/foldsight-edge.conf", folder / "jetson.conf")
+    (tmp_path / "edge-phones.conf").rename(folder / "phones.conf")
+    names = [str(tmp_path / name) for name in ("foldsight.target", "foldsight-edge.service", "foldsight-phones.timer")]
+    verified = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *names],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"SYSTEMD_UNIT_PATH": f"{tmp_path}:", "PATH": "/usr/bin:/bin"},
+    )
+    told = [line for line in verified.stderr.splitlines() if "foldsight" in line and "nvargus" not in line]
+    assert not told, verified.stderr
+
+
+def test_each_service_ends_and_starts_with_the_target() -> None:
+    for path in (UNITS / f"foldsight-{name}" for name in ("edge.service", "display.service", "phones.timer")):
+        text = path.read_text()
+        assert "PartOf=foldsight.target\n" in text
+        assert "WantedBy=foldsight.target\n" in text
+    assert "DefaultDependencies=no" in (UNITS / "foldsight.target").read_text()  # else boot waits for the camera
+
+
+def test_the_number_of_the_last_start_is_known(tmp_path: Path) -> None:
+    assert last_session(tmp_path) >= int(time.time()) - 1
+    number = next_session(tmp_path)
+    assert last_session(tmp_path) == number

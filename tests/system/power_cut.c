@@ -96,7 +96,7 @@ static void note(int kind, const char *path, const char *to) {
     snprintf(names[names_used].to, PATH_MAX, "%s", to == NULL ? "" : to);
     names[names_used].backup[0] = 0;
     const char *gone = kind == RENAMED ? to : kind == REMOVED ? path : NULL;
-    if (gone != NULL && stat(gone, &found) == 0) {
+    if (gone != NULL && lstat(gone, &found) == 0) {
         snprintf(names[names_used].backup, PATH_MAX + 32, "%s/%d", backups, names_made++);
         if (REAL(link)(gone, names[names_used].backup) != 0) abort();
     }
@@ -192,6 +192,14 @@ int mkdir(const char *path, mode_t rights) {
     return result;
 }
 
+int symlink(const char *to, const char *path) {
+    if (!below(path)) return REAL(symlink)(to, path);
+    step();
+    int result = REAL(symlink)(to, path);
+    if (result == 0) note(MADE, path, NULL);
+    return result;
+}
+
 int fsync(int handle) {
     char path[PATH_MAX];
     if (!on || !path_of(handle, path)) return REAL(fsync)(handle);
@@ -214,4 +222,5 @@ COUNTED(fchown, (int handle, uid_t user, gid_t group), (handle, user, group), pa
 COUNTED(ftruncate, (int handle, off_t length), (handle, length), path_of(handle, path))
 COUNTED(chmod, (const char *name_, mode_t rights), (name_, rights), below(name_))
 COUNTED(chown, (const char *name_, uid_t user, gid_t group), (name_, user, group), below(name_))
+COUNTED(unlinkat, (int folder, const char *name_, int flags), (folder, name_, flags), path_of(folder, path))
 COUNTED(rmdir, (const char *name_), (name_), below(name_))
