@@ -8,6 +8,7 @@
 #                                      what this machine does, frame by frame
 #   make soak [SOAK=8h]                the daemon and a broker for ten minutes or more: as quick and as small as at first?
 #   make faults [KILLS=200]            what the daemon does when camera, clock, broker, network or disk fail, as one table
+#   make fleet-load [ADAPTERS=1000]    simulated adapters on one mosquitto: messages, CPU, lateness, losses (docs/fleet.md)
 #   make arm-cost [BUNDLE=b.zip | MODEL=m.onnx | CALLS=c.py] [STEPS=1] [RUNS=2] [ARM=folder] [JSON=1]
 #                                      Arm instructions per frame, by stage, counted under emulation (docs/cost.md)
 #   make rehearse [SUITE=trixie] [ONLY="power cut"] [JSON=1]
@@ -27,7 +28,7 @@ PAGE := edge/display/page
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help demo test lint check bench bench-page bench-peers soak faults arm-cost rehearse train page release requirements clean
+.PHONY: help demo test lint check bench bench-page bench-peers soak faults fleet-load arm-cost rehearse train page release requirements clean
 .DEFAULT_GOAL := help
 
 help:
@@ -72,6 +73,7 @@ lint: $(VENV)/.trainer
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/mypy deploy/emulator
+	@$(BIN)/mypy deploy/fleet
 	@$(BIN)/lint-imports
 
 test: $(VENV)/.trainer page lint
@@ -90,6 +92,10 @@ soak: $(VENV)/.edge
 faults: $(VENV)/.trainer
 	@deploy/prerequisites.sh mosquitto namespaces
 	@$(BIN)/python tests/system/fault_table.py $(if $(KILLS),--kills $(KILLS)) $(if $(JSON),--json)
+
+fleet-load: $(VENV)/.edge
+	@deploy/prerequisites.sh mosquitto
+	@$(BIN)/python deploy/fleet/load.py $(if $(ADAPTERS),--adapters $(ADAPTERS)) $(if $(JSON),--json)
 
 arm-cost: $(VENV)/.edge
 	@deploy/prerequisites.sh arm-emulation
