@@ -152,6 +152,7 @@ class Daemon:
             Exception: whatever ended the pipeline's thread.
         """
         self._begun_s = time.monotonic()
+        self._notifier.status(f"waiting for the first frame: {self._public_source}")
         self._link.start()
         self._reader.start()
         if self._preview is not None:
