@@ -77,7 +77,7 @@ lint: $(VENV)/.trainer
 	@$(BIN)/lint-imports
 
 test: $(VENV)/.trainer page lint
-	@deploy/prerequisites.sh mosquitto chromium systemd-analyze gstreamer namespaces age
+	@deploy/prerequisites.sh mosquitto chromium systemd-analyze openssl gstreamer namespaces age
 	@cd $(PAGE) && PATH="$$PATH:$(CURDIR)/$(BIN)" npm run --silent check && PATH="$$PATH:$(CURDIR)/$(BIN)" npm test --silent
 	@$(BIN)/python -m pytest $(ARGS)
 

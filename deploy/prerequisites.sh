@@ -53,6 +53,9 @@ for thing in "$@"; do
     systemd-analyze)
         command -v systemd-analyze >/dev/null || apt_install systemd-analyze systemd
         ;;
+    openssl)
+        command -v openssl >/dev/null || apt_install openssl openssl
+        ;;
     arm-emulation)
         command -v qemu-aarch64 >/dev/null || apt_install "QEMU's user-mode emulation" qemu-user
         command -v debootstrap >/dev/null || [ -x /usr/sbin/debootstrap ] || apt_install debootstrap debootstrap
