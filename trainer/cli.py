@@ -18,7 +18,7 @@ from edge.errors import ConfigError, FoldsightError
 from trainer.adapt.command import add_options as adapt_options
 from trainer.clean.command import add_options as clean_options
 from trainer.kinds import KINDS
-from trainer.laboratory.command import add_options, bench_options
+from trainer.laboratory.command import add_options, bench_options, sweep_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -101,6 +101,8 @@ def _add_training(commands: Any) -> None:
 
     compare = _command(commands, "compare", _compare, "compare methods of distillation; what is done is not done again")
     add_options(compare)
+    search = _command(commands, "sweep", _sweep, "search over a comparison's settings, together with other machines")
+    sweep_options(search)
     bench = _command(commands, "bench-distil", _bench_distil, "time a teacher that is asked once against one at work")
     bench_options(bench)
 
@@ -322,6 +324,12 @@ def _compare(arguments: argparse.Namespace) -> int:
     from trainer.laboratory.command import compare  # noqa: PLC0415
 
     return compare(arguments)
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from trainer.laboratory.command import sweep  # noqa: PLC0415
+
+    return sweep(arguments)
 
 
 def _bench_distil(arguments: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,86 @@ def compare(arguments: argparse.Namespace) -> int:
     if arguments.markdown:
         arguments.markdown.write_text(markdown(found), encoding="utf-8")
     print(json.dumps(found) if arguments.json else markdown(found), end="\n" if arguments.json else "")
+    return 0
+
+
+def bench_options(parser: argparse.ArgumentParser) -> None:
+    """The benchmark's arguments."""
+    parser.add_argument("--teacher", default="efficientnet_b1", help="timm's name (default: efficientnet_b1)")
+    parser.add_argument("--student", default="simple_resnet", help="as in a recipe (default: simple_resnet)")
+    parser.add_argument("--side", type=int, default=160, help="pixels of both inputs (default: 160)")
+    parser.add_argument("--images", type=int, default=256, help="of an epoch (default: 256)")
+    parser.add_argument("--epochs", type=int, default=2, help="that are timed each way (default: 2)")
+    parser.add_argument("--threads", type=int, default=0, help="threads of torch (default: all)")
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+
+
+def bench_distil(arguments: argparse.Namespace) -> int:
+    """Time a student with answers from disk against one whose teacher is at work."""
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    from trainer.laboratory.bench import bench, told  # noqa: PLC0415
+
+    for name in ("images", "epochs"):
+        if getattr(arguments, name) < 1:
+            raise ConfigError(f"--{name} {getattr(arguments, name)}: give 1 or more")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            found = bench(Path(folder), teacher=arguments.teacher, student=arguments.student, side=arguments.side,
+                          images=arguments.images, epochs=arguments.epochs, threads=arguments.threads)  # fmt: skip
+        except ValidationError as error:
+            fault = error.errors()[0]
+            raise ConfigError(f"--{fault['loc'][-1]} {fault['input']!r}: {fault['msg']}") from error
+    print(json.dumps(found) if arguments.json else told(found))
+    return 0
+
+
+def sweep_options(parser: argparse.ArgumentParser) -> None:
+    """The search's arguments."""
+    parser.add_argument("recipe", help="a YAML file, or the name of a comparison that ships with Foldsight")
+    parser.add_argument("--row", required=True, help="the row whose validation score is to be highest")
+    varied = "a setting to search over: KEY=LOW..HIGH, KEY=LOW..HIGH:log or KEY=A,B,C; may be given repeatedly"
+    parser.add_argument("--vary", action="append", required=True, metavar="KEY=RANGE", help=varied)
+    parser.add_argument("--trials", type=int, default=20, help="in all, over everybody who joins (default: 20)")
+    parser.add_argument(
+        "--storage", help="an optuna database (URL); default: a journal in the folder, which may be shared"
+    )
+    parser.add_argument("--data", type=Path, help="folder that holds the images (not needed with --smoke)")
+    parser.add_argument("--out", type=Path, help="folder of the search (default: runs/RECIPE-sweep)")
+    parser.add_argument("--smoke", action="store_true", help="tiny, on generated images")
+    parser.add_argument("--threads", type=int, default=0, help="threads of torch (default: all)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that prepare images (default: none)")
+    parser.add_argument("--accelerator", default="auto", help="auto, cpu, cuda (default: auto)")
+    parser.add_argument("--json", action="store_true", help="print the trials as JSON")
+
+
+def sweep(arguments: argparse.Namespace) -> int:
+    """Search over a comparison's settings."""
+    from trainer.laboratory import sweep as searching  # noqa: PLC0415
+    from trainer.laboratory.recipe import load_laboratory_recipe  # noqa: PLC0415
+    from trainer.laboratory.smoke import smoke_laboratory_recipe, write_smoke_task  # noqa: PLC0415
+    from trainer.stages import Machine  # noqa: PLC0415
+
+    if arguments.trials < 1:
+        raise ConfigError(f"--trials {arguments.trials}: give 1 or more")
+    recipe = load_laboratory_recipe(arguments.recipe)
+    out = arguments.out or Path("runs") / f"{recipe.name}-sweep"
+    if arguments.smoke:
+        recipe = smoke_laboratory_recipe(recipe)
+        root = out / "images"
+        write_smoke_task(recipe, root)
+    elif arguments.data is None:
+        raise ConfigError(f"{arguments.recipe} needs images: give their folder with --data, or try --smoke")
+    else:
+        root = arguments.data
+    machine = Machine(arguments.threads, arguments.workers, arguments.accelerator)
+    varied = [searching.parse_varied(text) for text in arguments.vary]
+    found = searching.sweep(recipe, root, out, machine, arguments.row, varied, arguments.trials, arguments.storage)
+    if arguments.json:
+        print(json.dumps(found))
+    else:
+        for trial in sorted(found["trials"], key=lambda t: t["score"]):
+            print(f"{trial['score']:.4f}  " + ", ".join(f"{k} {v}" for k, v in trial["settings"].items()))
     return 0
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from edge.errors import FoldsightError
 from trainer.console import Meter
 from trainer.losses.feature import strength
 from trainer.recipe import digest
@@ -92,6 +93,7 @@ class Lesson:
 def _draw(data: LaboratoryData, sides: Sequence[int], folder: Path) -> None:
     images, variants = data.recipe.lesson.images, data.recipe.lesson.variants
     count, largest = images * variants, sides[-1]
+    require_room(folder, sum(3 * side * side for side in sides) * count)
     stream: Any = data.stream(largest)
     arrays = {side: np.lib.format.open_memmap(folder / f"pixels-{side}.npy", "w+", np.uint8, (count, side, side, 3))
               for side in sides}  # fmt: skip
@@ -112,6 +114,20 @@ def _draw(data: LaboratoryData, sides: Sequence[int], folder: Path) -> None:
     np.save(folder / "labels.npy", np.stack(labels))
     told = {"images": images, "variants": variants, "largest": largest}
     (folder / DONE).write_text(json.dumps(told) + "\n", encoding="utf-8")
+
+
+def require_room(folder: Path, size: int) -> None:
+    """Refuse to begin what the disk cannot hold: a mapped file that finds it full ends the process without a word.
+
+    Raises:
+        FoldsightError: there is less room than `size` bytes.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise FoldsightError(
+            f"{folder.parent}: {size / 1e6:.0f} MB are needed there and {free / 1e6:.0f} MB are free; make room, "
+            "choose another folder with --out, or take fewer images, variants or a smaller side"
+        )
 
 
 class Answers:
@@ -176,6 +192,7 @@ def write_answers(
                         file = part / (f"{key}.npy" if key == "logits" else f"level-{key}.npy")
                         kind = np.float32 if key == "logits" else np.float16
                         shape = (len(pixels), *values.shape[1:])
+                        require_room(part, int(np.prod(shape)) * np.dtype(kind).itemsize)
                         arrays[key] = np.lib.format.open_memmap(file, "w+", kind, shape)
                     arrays[key][start : start + len(values)] = values.cpu().numpy()
                 meter.advance(len(batch))

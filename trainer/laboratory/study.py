@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import torch
 
-from edge.errors import ConfigError
+from edge.errors import ConfigError, FoldsightError
 from trainer.answers import SplitAnswers, Study, StudyData, StudyRow
 from trainer.console import say
 from trainer.data.dataset import limit_threads
@@ -117,6 +117,23 @@ class Laboratory:
             self.train(job)
             spent, costs[number] = spent + costs[number], 0
         return self.read("test")
+
+    def score(self, row: str) -> float:
+        """Train a row and what it depends on; its validation score, mean over the recipe's seeds."""
+        scores = []
+        for job in [*self._before(row), *(Job(row, seed) for seed in self.recipe.seeds)]:
+            folder = self.train(job)
+            if job.name == row:
+                told = json.loads((folder / DONE).read_text(encoding="utf-8"))
+                scores.append(float(told["metrics"]["score"]))
+        return float(np.mean(scores))
+
+    def _before(self, name: str) -> list[Job]:
+        """The teachers that must be trained before a network, in order."""
+        found: dict[str, None] = {}
+        for teacher in self.recipe.teachers_of(name):
+            found |= dict.fromkeys(job.name for job in self._before(teacher)) | {teacher: None}
+        return [Job(teacher, self.recipe.seed) for teacher in found]
 
     def done(self, job: Job) -> bool:
         """Whether a network is trained."""
@@ -292,6 +309,8 @@ class Laboratory:
         from trainer.ledger import note_reading  # noqa: PLC0415
 
         jobs = [job for job in self.jobs if self.done(job)]
+        if not jobs:
+            raise FoldsightError(f"{self.out}: no network is trained yet; run the comparison first")
         wanted = SPLITS if split == "test" else SPLITS[:1]
         unread = [job for job in jobs if not (self.folder(job) / "test.npz").exists()]
         if split == "test" and unread:
