@@ -219,6 +219,8 @@ class Pipeline:
             verdict = self._decision.frame(at_s, score, reasons)
         regions = self._regions(at_s, analysis, verdict)
         decided = now_ns()
+        if self._too_old(frame, taken, decided):  # the processor may have been taken away meanwhile
+            return
         self._last = frame
         age_ms = frame.age_ms(decided)
         over = age_ms > self._config.latency.budget_ms

@@ -160,6 +160,16 @@ def test_the_state_follows_and_is_told_on_change_and_as_a_heartbeat(bench: Bench
     assert all(m["age_ms"] is not None for m in bench.out.of("state"))
 
 
+def test_a_frame_that_grew_old_while_it_was_judged_is_not_published_either(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = bench.pipeline._frozen.update
+    monkeypatch.setattr(bench.pipeline._frozen, "update", lambda *a: (time.sleep(0.6), update(*a))[1])  # no CPU for us
+    bench.show(bench.picture(red=True))
+    assert not bench.out.of("detection")
+    assert (bench.pipeline.counts.too_old, bench.pipeline.counts.classified) == (1, 0)
+
+
 def test_an_old_frame_is_dropped_counted_and_never_published(bench: Bench) -> None:
     bench.show(bench.picture(red=True), age_ms=600)
     assert not bench.out.of("detection")

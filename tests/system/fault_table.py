@@ -34,6 +34,13 @@ def _suffer(fault: faults.Fault, bundle: Path, _: Path) -> Outcome:
     return faults.suffer(fault, bundle)
 
 
+def _done(name: str, row: Row, bundle: Path, folder: Path) -> Outcome:
+    try:
+        return row(bundle, folder)
+    except Exception as error:  # noqa: BLE001  the other rows are still wanted
+        return Outcome(name, problems=[f"{type(error).__name__}: {error}"])
+
+
 def main() -> int:
     """Print the table; 1 where a row is not as it must be."""
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__.partition("\n")[0])  # type: ignore[union-attr]
@@ -55,7 +62,7 @@ def main() -> int:
             if sys.stderr.isatty():
                 print(f"\r{name:<40}", end="", file=sys.stderr, flush=True)
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-                outcomes.append(row(bundle, Path(folder)))
+                outcomes.append(_done(name, row, bundle, Path(folder)))
     if sys.stderr.isatty():
         print("\r" + " " * 40 + "\r", end="", file=sys.stderr, flush=True)
     print(json.dumps([asdict(o) for o in outcomes]) if arguments.json else faults.table(outcomes))

@@ -126,6 +126,7 @@ class Listener:
     def __init__(self, broker: Broker, where: tuple[str, int]) -> None:
         self._broker, self._where, self.since = broker, where, 0.0
         self.heard: list[Heard] = []
+        self.events: set[tuple[int, int]] = set()
         self._client: paho.Client | None = None
         self.connect(first=True)
 
@@ -136,9 +137,7 @@ class Listener:
         client = self._broker.client("listener")
         client.on_connect = lambda c, *_: c.subscribe("foldsight/v1/#", 1)
         client.on_subscribe = lambda *_: subscribed.set()
-        client.on_message = lambda _c, _d, m: self.heard.append(
-            Heard(time.monotonic(), m.topic.rpartition("/")[2], json.loads(m.payload or b"{}"), bool(m.retain))
-        )
+        client.on_message = self._hear
         properties = Properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = 600
         client.connect(*self._where, keepalive=5, clean_start=first, properties=properties)
@@ -147,6 +146,12 @@ class Listener:
         self._client = client
         assert subscribed.wait(10), "the broker does not answer the listener"
         self.since = time.monotonic()
+
+    def _hear(self, _: paho.Client, __: Any, message: paho.MQTTMessage) -> None:
+        topic, body = message.topic.rpartition("/")[2], json.loads(message.payload or b"{}")
+        if topic == "event":
+            self.events.add((body["session"], body["id"]))
+        self.heard.append(Heard(time.monotonic(), topic, body, bool(message.retain)))
 
     def close(self) -> None:
         """Disconnect; the session stays."""

@@ -182,8 +182,9 @@ def _rig(bundle: Path, folder: Path) -> Iterator[Rig]:
     with plain(folder) as world:
         rig = Rig(bundle, world, folder)
         try:
-            if rig.listener.first(faults._is_state("folds"), 0, 30) is None:
-                raise RuntimeError(f"the daemon never came to see folds: {rig.exits}")
+            if rig.listener.first(faults._is_state("folds"), 0, 60) is None:
+                words = (folder / "words").read_text()[-300:]
+                raise RuntimeError(f"the daemon never came to see folds: {rig.exits} {words}")
             yield rig
         finally:
             rig.close()
@@ -209,7 +210,7 @@ def suffer(fault: ProcessFault, bundle: Path, folder: Path, within_s: float = 5)
             rig.red = False
             end = time.monotonic()
             fault.end(rig)
-            found = rig.listener.first(faults._follows, end, 15)
+            found = rig.listener.first(faults._follows, end, 40)
             outcome.recovered_s = None if found is None else round(found.at - end, 2)
             time.sleep(0.3)
             _judge(fault, rig, begin, outcome)
@@ -286,7 +287,7 @@ def killed_at_random(
         for number in range(times):
             _wait_for_exit_after(rig, rng.uniform(0, 2.5), away=away(number), outcome=outcome)
             killed = max(rig.exits[-1][0], rig.listener.since)
-            found = rig.listener.first(lambda h: h.topic == "detection" and not faults.is_late(h), killed + 0.05, 30)
+            found = rig.listener.first(lambda h: h.topic == "detection" and not faults.is_late(h), killed + 0.05, 60)
             if found is None:
                 outcome.problems.append(f"kill {number}: it never came back: {rig.exits[-3:]}")
                 break
@@ -325,17 +326,14 @@ def _wait_for_exit_after(rig: Rig, seconds: float, *, away: bool, outcome: Outco
     rig.listener.connect()
     for event in spooled:
         wanted = (event["session"], event["id"])
-        if rig.listener.first(lambda h, wanted=wanted: _is_event(h, wanted), 0, 15) is None:
+        _wait_until(partial(rig.listener.events.__contains__, wanted), 60)
+        if wanted not in rig.listener.events:
             outcome.problems.append(f"the spooled event {wanted} never came")
     outcome.events.append(f"{len(spooled)} spooled")
 
 
 def _rows(path: Path) -> list[dict[str, int]]:
     return [json.loads(row) for row in path.read_bytes().splitlines() if row] if path.exists() else []
-
-
-def _is_event(heard: Heard, wanted: tuple[int, int]) -> bool:
-    return heard.topic == "event" and (heard.body["session"], heard.body["id"]) == wanted
 
 
 class _FileCamera(faults.Camera):
