@@ -17,6 +17,7 @@ import onnxruntime as ort  # noqa: E402  after the check for torch
 from edge.bundle import Bundle, DecisionSpec, InputSpec  # noqa: E402
 from edge.errors import ConfigError, FoldsightError  # noqa: E402
 from edge.runtime import OnnxRuntime  # noqa: E402
+from trainer.cli import main  # noqa: E402
 from trainer.data.manifest import Record  # noqa: E402
 from trainer.evaluate import Answers, Judging, run_model  # noqa: E402
 from trainer.export import Shipped, build_bundle  # noqa: E402
@@ -363,6 +364,23 @@ def test_what_cannot_learn_with_its_rounding_is_named() -> None:
     static = Static(export_body(hard, 64, 64), shapes(8, 1)[0], QuantiseSettings(images=8))
     with pytest.raises(FoldsightError, match=r"cannot be trained with its rounding; .*quantise\.ladder"):
         AwareBody(static.float_graph(Way()), static.graph(Way()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--rungs", "nonsense"], "--rungs nonsense: give one or more of static, percentile, entropy"),
+        (["--body", "gone.onnx"], "gone.onnx cannot be read"),
+        (["--body", __file__], "is no ONNX file"),
+    ],
+)
+def test_the_command_says_what_is_wrong(
+    arguments: Any, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = smoke_recipe(load_recipe("vocal-folds"))
+    (tmp_path / "recipe.json").write_text(recipe.model_dump_json(), encoding="utf-8")
+    assert main(["quantise", str(tmp_path), "--data", str(tmp_path), *arguments]) == 2
+    assert said in capsys.readouterr().err
 
 
 # --- gate and ladder ---

@@ -79,7 +79,7 @@ def _openvino(name: str) -> Callable[[], object]:
     return call
 
 
-_MAKE = {
+_MAKE: dict[str, Callable[[], Callable[[], object]]] = {
     "onnx-fp32": lambda: _onnx("fp32.onnx"),
     "onnx-int8": lambda: _onnx("int8.onnx"),
     "ncnn": _ncnn,
