@@ -132,15 +132,21 @@ def _components(
 
 
 def bootstrap_p(differences: NDArray[np.float64]) -> float:
-    """Two-sided p of "no difference" from resampled differences (R,): twice the smaller tail, never below 2 / (R + 1).
+    """Two-sided p of "no difference" from resampled differences (R,): twice the share of the smaller tail.
 
-    Efron & Tibshirani 1993, chapter 15; the one that is added keeps it from being zero.
+    Efron & Tibshirani 1993, chapter 15. Where no resample lies beyond zero the tail has no share to count: then it is
+    that of a normal distribution of their mean and deviation, or 2 / (R + 1) if that is less. Otherwise a correction
+    for many comparisons would ask for more and more resamples.
     """
     known = differences[~np.isnan(differences)]
     if not len(known):
         return 1.0
     tail = min(int((known <= 0).sum()), int((known >= 0).sum()))
-    return min(1.0, 2 * (tail + 1) / (len(known) + 1))
+    coarse = min(1.0, 2 * (tail + 1) / (len(known) + 1))
+    spread = float(known.std())
+    if tail or not spread:
+        return coarse
+    return min(coarse, float(2 * stats.norm.sf(abs(float(known.mean())) / spread)))
 
 
 def holm(values: Sequence[float]) -> list[float]:

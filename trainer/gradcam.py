@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 MARGIN = 0.1
 """By which share of the input's side a mask grows before a map is held against it: a map's cell is a fifth of it."""
+GLOTTIS_MARGIN = 0.2
+"""The same for a mask of the glottis alone: the folds lie around it."""
 BORDER = 0.08
 """Width of the border, as a share of the picture's sides."""
 MOST = 0.5
@@ -139,10 +141,12 @@ class Place:
     Attributes:
         mask: bool (H, W), folds and glottis; None where nothing is known of them.
         inner: where in the input the picture lies; the rest is padding.
+        margin: share of the input's side by which the mask grows before a map is held against it.
     """
 
     mask: NDArray[np.bool_] | None
     inner: Box
+    margin: float = MARGIN
 
 
 def place_in_input(record: Record, root: Path, spec: InputSpec) -> Place:
@@ -162,7 +166,8 @@ def place_in_input(record: Record, root: Path, spec: InputSpec) -> Place:
     fitted = cv2.resize(here, (inner.width, inner.height), interpolation=cv2.INTER_AREA)
     mask = np.zeros((spec.height, spec.width), np.bool_)
     mask[inner.y : inner.y + inner.height, inner.x : inner.x + inner.width] = fitted >= 0.5  # noqa: PLR2004
-    return Place(mask if mask.any() else None, inner)
+    alone = record.mask.endswith("#glottis")
+    return Place(mask if mask.any() else None, inner, GLOTTIS_MARGIN if alone else MARGIN)
 
 
 @dataclass(frozen=True)
@@ -192,7 +197,7 @@ def focus(heat: NDArray[np.float32], place: Place) -> Focus | None:
     total = float(seen.sum())
     if total <= 0:
         return None
-    reach = 2 * round(MARGIN * max(heat.shape)) + 1
+    reach = 2 * round(place.margin * max(heat.shape)) + 1
     grown = cv2.dilate(mask.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))) > 0
     edge = np.ones_like(grown)
     dy, dx = max(1, round(BORDER * seen.shape[0])), max(1, round(BORDER * seen.shape[1]))

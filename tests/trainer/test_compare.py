@@ -117,6 +117,11 @@ def test_bootstrap_p_is_the_smaller_tail_twice() -> None:
     values = np.r_[np.full(97, 1.0), np.full(2, -1.0)]
     assert bootstrap_p(values) == pytest.approx(2 * 3 / 100)
     assert bootstrap_p(np.zeros(99)) == 1
+    sure = np.random.default_rng(0).normal(5, 1, 200)
+    assert bootstrap_p(sure) == pytest.approx(2 * stats.norm.sf(sure.mean() / sure.std()))
+    assert bootstrap_p(np.full(99, 0.5)) == pytest.approx(0.02)  # no spread: no more than was counted
+    barely = np.abs(np.random.default_rng(0).normal(0.1, 1, 50))
+    assert bootstrap_p(barely) == pytest.approx(2 / 51)
     assert bootstrap_p(np.full(99, np.nan)) == 1
 
 

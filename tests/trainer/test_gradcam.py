@@ -14,7 +14,7 @@ if find_spec("timm") is None:  # not imported here: torchvision may need help fi
 
 from edge.geometry import Box  # noqa: E402  after the check for torch
 from trainer.data.manifest import Record  # noqa: E402
-from trainer.gradcam import GradCam, Looks, Place, choose_frames, draw_sheet, focus, focus_by_source  # noqa: E402
+from trainer.gradcam import GLOTTIS_MARGIN, GradCam, Looks, Place, choose_frames, draw_sheet, focus, focus_by_source  # noqa: E402
 from trainer.inputs import Inputs  # noqa: E402
 from trainer.models import PixelModel, SimpleResNet, create_backbone  # noqa: E402
 
@@ -78,6 +78,17 @@ def test_the_share_inside_is_the_sum_by_hand() -> None:
     assert 9 / 1600 < found.chance < 11 * 11 / 1600
     assert focus(heat, Place(None, Box(0, 0, 40, 40))) is None
     assert focus(np.zeros_like(heat), Place(mask, Box(0, 0, 40, 40))) is None
+
+
+def test_a_mask_of_the_glottis_alone_grows_further() -> None:
+    heat = np.ones((40, 40), np.float32)
+    mask = np.zeros((40, 40), bool)
+    mask[20, 20] = True
+    near = focus(heat, Place(mask, Box(0, 0, 40, 40)))
+    far = focus(heat, Place(mask, Box(0, 0, 40, 40), GLOTTIS_MARGIN))
+    assert near is not None
+    assert far is not None
+    assert far.chance > 3 * near.chance
 
 
 def test_padding_is_no_part_of_the_picture() -> None:

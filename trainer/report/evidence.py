@@ -117,11 +117,11 @@ class Draws:
         self.weights = group_weights(groups, sources, repeats, seed)
         self.one = np.ones((1, len(groups)))
         self.alone = len(set(groups.tolist())) < _TWO
-        self._rng = np.random.default_rng([seed, 1])
+        self._seed = seed
 
     def seeds(self, count: int) -> NDArray[np.int64]:
-        """Which seeds each resample takes, (R, count)."""
-        return self._rng.integers(0, count, (len(self.weights), count))
+        """Which seeds each resample takes, (R, count); the same for all rows with as many, so that they are paired."""
+        return np.random.default_rng([self._seed, count]).integers(0, count, (len(self.weights), count))
 
 
 @dataclass(frozen=True)
@@ -268,14 +268,16 @@ def comparisons(
         For JSON, per pair: the difference in the headline and in the area under the curve with intervals, p of the
         bootstrap and by Holm, McNemar's and DeLong's (of the seeds' pair that is least sure), and the verdicts.
     """
-    asked = [(c.first, c.second, c.about) for c in study.comparisons]
-    more = [] if study.baseline is None else [(row.name, study.baseline, "") for row in study.rows]
+    named = {(c.first, c.second): c.about for c in study.comparisons}
+    pairs = [] if study.baseline is None else [(row.name, study.baseline) for row in study.rows]
+    pairs += named
     if best is not None:
-        more += [(best, row.name, "the best by validation against a control") for row in study.rows
-                 if row.kind == "control"]  # fmt: skip
-    for first, second, about in more:
-        if first != second and (first, second) not in {pair[:2] for pair in asked}:
-            asked.append((first, second, about))
+        controls = [(best, row.name) for row in study.rows if row.kind == "control"]
+        named |= {
+            pair: "the best by validation, against a control" for pair in controls if pair not in [*named, *pairs]
+        }
+        pairs += controls
+    asked = [(*pair, named.get(pair, "")) for pair in dict.fromkeys(pairs) if pair[0] != pair[1]]
     asked = [pair for pair in asked if pair[0] in rows and pair[1] in rows]
     listed: list[dict[str, Any]] = []
     for first, second, about in asked:

@@ -13,8 +13,10 @@ import cv2
 import numpy as np
 
 from edge.bench.host import fingerprint
+from edge.errors import FoldsightError
 from trainer.answers import Study, StudyComparison, StudyData, StudyRow
 from trainer.console import say
+from trainer.data.manifest import data_hash
 from trainer.evaluate import TITLES, answers_file, kept_answers, run_model
 from trainer.ledger import note_reading
 from trainer.metrics import group_weights, interval
@@ -73,6 +75,7 @@ def gather_run(run: Run, *, read_test: bool = False) -> Path:
         missing = [name for name in names if split not in answers[name]]
         if not missing or (split == "test" and not read_test):
             continue
+        require_same_images(run)
         inputs = run.inputs(split)
         if split == "test":
             note_reading(run.out, "report", digest(*(models[name].hex()[:64] for name in missing)), len(inputs.labels))
@@ -83,6 +86,19 @@ def gather_run(run: Run, *, read_test: bool = False) -> Path:
             answers[name][split] = own.name
     _study(run, models, answers).save(folder)
     return folder
+
+
+def require_same_images(run: Run) -> None:
+    """Refuse to measure on images other than those that the run was made with: its labels may not be theirs.
+
+    Raises:
+        FoldsightError: files were changed, or the code that renders the phantom was.
+    """
+    if data_hash(run.records, run.root) != run.data_sha256:
+        raise FoldsightError(
+            f"{run.root}: its images, or the phantom's renderer, are no longer those of {run.out}: what "
+            "was measured now would be of other images under old labels; train again, or give the images of then"
+        )
 
 
 def _study(run: Run, models: Mapping[str, bytes], answers: Mapping[str, dict[str, str]]) -> Study:
@@ -197,6 +213,7 @@ def measure_robustness(run: Run, folder: Path, *, images: int, repeats: int = 10
     kept = _kept(path, key)
     if kept is not None:
         return kept
+    require_same_images(run)
     say(f"corrupting {len(records)} validation images")
     found = measure_corrupted(models, records, run.root, run.recipe.input, len(run.recipe.labels))
     report = robustness_evidence(found, records, finding=run.recipe.finding, repeats=repeats, seed=run.recipe.seed)
@@ -236,7 +253,7 @@ def measure_looks(run: Run, folder: Path, *, shown: Sequence[str] | None = None)
     from trainer.gradcam import focus_by_source  # noqa: PLC0415
 
     names = [name for name in _LOOKING_ROWS if name in run.finished()]
-    key = digest("gradcam", 1, run.data_sha256, run.recipe.input, sorted(shown or []),
+    key = digest("gradcam", 2, run.data_sha256, run.recipe.input, sorted(shown or []),
                  [_weights(run, name).stat().st_mtime_ns for name in names])  # fmt: skip
     path = folder / GRADCAM
     kept = _kept(path, key)
@@ -256,6 +273,7 @@ def looks_of(run: Run, names: Sequence[str]) -> tuple[Inputs, dict[str, Looks], 
     from trainer.gradcam import look, place_in_input  # noqa: PLC0415
     from trainer.train import load_weights  # noqa: PLC0415
 
+    require_same_images(run)
     inputs = run.inputs("val")
     looks = {}
     for name in names:

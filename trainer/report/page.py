@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 _DRAWN = 4  # models in one plot of curves: more cannot be told apart
+_LISTED = 8  # models source by source
 _CONTENTS = (
     ("claims", "Claims"), ("accuracy", "Accuracy"), ("comparisons", "Comparisons"), ("curves", "Thresholds"),
     ("calibration", "Calibration"), ("sources", "Sources"), ("robustness", "Corruptions"), ("looks", "Grad-CAM"),
@@ -105,7 +106,7 @@ def render(
         costs: what `make arm-cost` and `foldsight bench` printed as JSON.
     """
     from trainer.answers import Study  # noqa: PLC0415
-    from trainer.gradcam import MARGIN  # noqa: PLC0415
+    from trainer.gradcam import GLOTTIS_MARGIN, MARGIN  # noqa: PLC0415
 
     study = Study.model_validate(evidence["study"])
     task = Task.of(study)
@@ -121,6 +122,7 @@ def render(
         "overall": task.overall,
         "per_label": [f"{n}:{label}" for n in task.by_label for label in study.labels],
         "titles_of": _figure_titles(study, task), "headline_title": _FIGURES[task.headline],
+        "short_titles": {**_FIGURES, "auc": "AUC", "macro_auc": "mean AUC"},
         "compared": [task.headline, *([task.area] if task.area != task.headline else [])],
         "row_titles": titles, "cards": _cards(study, task, evidence, best), "claims": claims_of(study, task, evidence),
         "remarks": _remarks(study, evidence), "matrices": _matrices(study, main, rows, best),
@@ -128,6 +130,7 @@ def render(
         "robustness": evidence.get("robustness"),
         "robustness_strengths": [str(s) for s in range(1, 6)],
         "gradcam": evidence.get("gradcam"), "margin": round(100 * MARGIN),
+        "glottis_margin": round(100 * GLOTTIS_MARGIN),
         **_panels(evidence.get("gradcam"), folder, titles),
         "cost": cost_table(costs, titles), "readings": readings,
         "stored_test": bool(stored and "test" in stored["splits"]),
@@ -135,6 +138,8 @@ def render(
         "asked": "Every answer was given by the device's own preprocessing and runtime, one image at a time."
         if all(row.bytes for row in rows)
         else "Images were prepared by the device's own preprocessing; networks answered in torch.",
+        "listed": _shown(study, rows, best, _LISTED),
+        "source_figures": [task.headline, *[f"recall:{label}" for label in study.labels]][:6],
         "calibration_note": _calibration_note(study, task, main), "source_note": _source_note(main),
         "group_note": "Numbers in the JSON, no names: they may be people's.",
         "seed_note": "With one seed the chance of training is in no interval." if all(
@@ -191,8 +196,7 @@ def _cards(study: Study, task: Task, evidence: Mapping[str, Any], best: str | No
         share = main["rows"][best]["recovered"]
         value = NOTHING if share is None or share["value"] is None else f"{100 * share['value']:.0f} %"
         note = (
-            "of the gap between scratch and teacher"
-            + (f", {percent(share, digits=0).partition(' ')[2]}" if share else "")
+            f"of the gap between scratch and teacher {percent(share, digits=0).partition(' ')[2]}"
             if share
             else "the gap between scratch and teacher is not beyond doubt here"
         )
@@ -248,7 +252,8 @@ def _source_note(main: Mapping[str, Any]) -> str:
 def _controls(study: Study) -> list[dict[str, str | None]]:
     found: list[dict[str, str | None]] = []
     for names, title, why in _CONTROLS:
-        row = next((row for name in names for row in study.rows if name in row.name), None)
+        told = {row.name: f"{row.name} {row.title}".lower() for row in study.rows}
+        row = next((row for name in names for row in study.rows if name in told[row.name]), None)
         found.append({"title": title, "why": why, "row": None if row is None else row.title})
     return found
 
@@ -272,11 +277,11 @@ def _matrices(
     return found
 
 
-def _shown(study: Study, rows: Sequence[StudyRow], best: str | None) -> list[str]:
-    """The few rows that plots of curves show: teacher, baseline, best student, its INT8; then in order."""
+def _shown(study: Study, rows: Sequence[StudyRow], best: str | None, count: int = _DRAWN) -> list[str]:
+    """The few rows that plots show: teacher, baseline, best student, INT8 ones; then in order."""
     there = [row.name for row in rows]
     wanted = [study.teacher, study.baseline, best, *(row.name for row in rows if row.precision == "int8"), *there]
-    return [name for name in dict.fromkeys(wanted) if name in there][:_DRAWN]
+    return [name for name in dict.fromkeys(wanted) if name in there][:count]
 
 
 def _others(
@@ -349,7 +354,7 @@ def _card(study: Study, evidence: Mapping[str, Any]) -> dict[str, Any]:
         ("not intended", "Finding disease, judging health or movement of the folds, use without the scope's picture."),
         ("learnt and measured on", ", ".join(sources) or "not listed"),
         ("not known", "Other scopes, hospitals and patients than those; severe disease; children."),
-        ("trained and measured on", study.machine or "not named"),
+        ("machine", study.machine or "not named"),
     ]  # fmt: skip
     return {
         "card": card,
@@ -369,7 +374,9 @@ def _plots(
 
     main = evidence["splits"][evidence["split"]]
     names = [row.name for row in study.rows]
-    looks = plots.Looks(names)
+    looks = plots.Looks(
+        dict.fromkeys([*_shown(study, rows, best, _LISTED), *names])
+    )  # what is drawn first is told apart
     titles = {row.name: row.title for row in study.rows}
     few = {name: main["rows"][name] for name in _shown(study, rows, best)}
     points = [
@@ -391,7 +398,8 @@ def _plots(
         "reliability": plots.reliability(few, titles, looks, claim),
         "risk": plots.risk(few, titles, looks),
         "forest": plots.forest(
-            {row.name: main["rows"][row.name] for row in rows}, titles, looks, task.headline, main["sources"],
+            {name: main["rows"][name] for name in _shown(study, rows, best, _LISTED)}, titles, looks,
+            task.headline, main["sources"],
             f"{_FIGURES[task.headline]}, %",
         ),
         "groups": plots.groups(main["rows"][shown]["by_group"], titles[shown], looks.colour(shown)),

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
+import matplotlib.ticker
 
 mpl.use("svg")
 import matplotlib.pyplot as plt
@@ -48,12 +49,16 @@ class Looks:
 
     def line(self, name: str) -> dict[str, Any]:
         """Keywords of a line without markers."""
-        index = self._place[name]
-        return {"color": self.colour(name), "linestyle": _DASHES[index % len(_DASHES)]}
+        return {"color": self.colour(name), "linestyle": _DASHES[self._other(name)]}
 
     def marker(self, name: str) -> str:
         """Its marker."""
-        return _MARKERS[self._place[name] % len(_MARKERS)]
+        return _MARKERS[self._other(name)]
+
+    def _other(self, name: str) -> int:
+        """A second number, so that rows that share a colour share neither dash nor marker."""
+        index = self._place[name]
+        return (index + index // len(PALETTE)) % len(_MARKERS)
 
 
 def svg(figure: Figure, name: str, text: str) -> str:
@@ -92,7 +97,7 @@ def curves(rows: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str], loo
     """ROC and precision against recall of one label, a line per row with its band."""
     grid = np.linspace(0, 1, 101)
     with mpl.rc_context(_STYLE):
-        figure, ((left, right),) = _axes(1, 2, (9.4, 4.0))
+        figure, ((left, right),) = _axes(1, 2, (10.5, 4.2))
         for name, row in rows.items():
             at = row["curves"][label]
             for axes, kind in ((left, "roc"), (right, "pr")):
@@ -118,7 +123,7 @@ def _below(value: float) -> float:
 def reliability(rows: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str], looks: Looks, claim: str) -> str:
     """Claimed against true, before and after temperature scaling, with the number of claims below."""
     with mpl.rc_context(_STYLE):
-        figure, axes = _axes(2, 2, (9.4, 4.9), sharex=True, gridspec_kw={"height_ratios": (4, 1)})
+        figure, axes = _axes(2, 2, (10.5, 5.3), sharex=True, gridspec_kw={"height_ratios": (4, 1)})
         bars = 0.8 / 15 / max(1, len(rows))
         for column, when in enumerate(("before", "after")):
             top, bottom = axes[0][column], axes[1][column]
@@ -128,7 +133,7 @@ def reliability(rows: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str]
                 claimed, true, images = _array(at["claimed"]), _array(at["true"]), np.array(at["images"], float)
                 known = images > 0
                 line = looks.line(name) | {"alpha": 0.75, "linewidth": 1.2}
-                top.plot(claimed[known], true[known], **line, label=f"{titles[name]}, {100 * at['error']['value']:.1f}")
+                top.plot(claimed[known], true[known], **line, label=titles[name] if not column else None)
                 top.scatter(
                     claimed[known], true[known], 8 + 70 * images[known] / images.sum(), color=looks.colour(name),
                     marker=looks.marker(name), linewidths=0, alpha=0.9,
@@ -138,24 +143,24 @@ def reliability(rows: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str]
             top.set(
                 title=f"{when.capitalize()} temperature scaling", ylabel="came true", xlim=(0, 1), ylim=(-0.02, 1.02)
             )
-            top.legend(loc="upper left", title="expected calibration error, %", title_fontsize=8.5, fontsize=8.5)
             bottom.set(xlabel=claim, ylabel="claims", yscale="symlog")
             bottom.set_yticks([1, 10, 100, 1000], ["1", "10", "100", "1000"])
             bottom.minorticks_off()
+        figure.legend(loc="outside upper left", ncols=4, fontsize=9)
         return svg(figure, "reliability", "Reliability diagrams before and after temperature scaling")
 
 
 def risk(rows: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str], looks: Looks) -> str:
     """Wrong answers among those given, as fewer are given."""
     with mpl.rc_context(_STYLE):
-        figure, ((axes,),) = _axes(1, 1, (9.4, 3.3))
+        figure, ((axes,),) = _axes(1, 1, (10.5, 3.4))
         for name, row in rows.items():
             at = row["risk"]
             label = f"{titles[name]} ({100 * at['area']:.2f})"
             axes.plot(100 * _array(at["coverage"]), 100 * _array(at["risk"]), **looks.line(name), label=label)
         axes.set(xlabel="answered, % of the images, the surest first", ylabel="wrong, % of the answered", xlim=(0, 100))
         axes.set_ylim(bottom=0)
-        axes.legend(loc="upper left", title="mean risk, %", title_fontsize=9)
+        figure.legend(loc="outside right upper", title="mean over all coverages, %", title_fontsize=9, alignment="left")
         return svg(figure, "risk", "Risk against coverage")
 
 
@@ -165,7 +170,7 @@ def forest(rows: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str], loo
     count = len(rows)
     height = 0.9 + len(sources) * (0.22 * count + 0.24)
     with mpl.rc_context(_STYLE):
-        figure, ((axes,),) = _axes(1, 1, (9.4, height))
+        figure, ((axes,),) = _axes(1, 1, (10.5, height))
         ticks, names = [], []
         lowest = 1.0
         for place, (source, size) in enumerate(sources.items()):
@@ -198,7 +203,7 @@ def groups(by_group: Sequence[Mapping[str, Any]], title: str, colour: str) -> st
     sources = sorted({group["source"] for group in by_group})
     rng = np.random.default_rng(0)
     with mpl.rc_context(_STYLE):
-        figure, ((axes,),) = _axes(1, 1, (9.4, 0.9 + 0.55 * len(sources)))
+        figure, ((axes,),) = _axes(1, 1, (10.5, 0.9 + 0.55 * len(sources)))
         for place, source in enumerate(sources):
             mine = [group for group in by_group if group["source"] == source]
             x = 100 * np.array([group["right"] for group in mine])
@@ -217,7 +222,7 @@ def robustness(found: Mapping[str, Any], titles: Mapping[str, str], looks: Looks
     names = list(dict.fromkeys(name for name, strength in found["conditions"] if strength))
     columns = 4
     with mpl.rc_context(_STYLE):
-        figure, grid = _axes(-(-len(names) // columns), columns, (9.4, 4.9), sharex=True, sharey=True)
+        figure, grid = _axes(-(-len(names) // columns), columns, (10.5, 5.2), sharex=True, sharey=True)
         for index, name in enumerate(names):
             axes: Axes = grid[index // columns][index % columns]
             places = [i for i, (other, strength) in enumerate(found["conditions"]) if not strength or other == name]
@@ -246,7 +251,7 @@ def robustness(found: Mapping[str, Any], titles: Mapping[str, str], looks: Looks
 def size_against_accuracy(points: Sequence[Mapping[str, Any]], looks: Looks, axis: str) -> str:
     """What a model costs, in multiply-adds, against what it is right on."""
     with mpl.rc_context(_STYLE):
-        figure, ((axes,),) = _axes(1, 1, (9.4, 3.4))
+        figure, ((axes,),) = _axes(1, 1, (10.5, 3.5))
         for point in points:
             colour = looks.colour(point["name"])
             x, at = point["macs"] / 1e6, point["figure"]
@@ -258,7 +263,8 @@ def size_against_accuracy(points: Sequence[Mapping[str, Any]], looks: Looks, axi
         values = [point["macs"] / 1e6 for point in points]
         axes.set_xlim(min(values) / 1.6, max(values) * 1.6)
         axes.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
-        axes.xaxis.set_minor_formatter(mpl.ticker.FormatStrFormatter("%g"))
+        axes.xaxis.set_major_locator(mpl.ticker.LogLocator(10, (1, 2, 5)))
+        axes.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
         figure.legend(loc="outside right upper", fontsize=8.5)
         return svg(figure, "cost", f"{axis} against multiply-adds")
 
