@@ -62,6 +62,12 @@ clean_up() {
     exit "$status"
 }
 
+fetching() { # the same, where what goes wrong may be the network
+    FETCHING=true
+    quietly "$@"
+    FETCHING=false
+}
+
 quietly() { # NOTE COMMAND...: its words only if it fails
     note=$1
     shift
@@ -73,7 +79,9 @@ quietly() { # NOTE COMMAND...: its words only if it fails
     tail -n 8 "$LOG" >&2
     if grep -qiE 'no space left|ENOSPC|not enough free (disk )?space' "$LOG"; then
         fail "the disk is full: make room below $BASE, then run this again; nothing was changed"
-    elif grep -qiE 'do not match the hashes|hashes are required|sha256' "$LOG"; then
+    fi
+    $FETCHING || fail "$note (its last words are above)"
+    if grep -qiE 'do not match the hashes|hashes are required|sha256' "$LOG"; then
         fail "$note: a package is not the one that this release names; fetch it again"
     elif grep -qiE 'could not resolve|name resolution|connection|network is unreachable|no matching distribution|failed to fetch|unable to locate' "$LOG"; then
         fail "$note: no package index answers, or it does not have the package; connect the network, or give --wheelhouse DIR"
@@ -167,9 +175,9 @@ install_packages() {
         return 0
     fi
     say "installing from the distribution:$missing"
-    quietly "the package lists could not be fetched" apt-get update -qq
+    fetching "the package lists could not be fetched" apt-get update -qq
     # shellcheck disable=SC2086  a list of names
-    quietly "the distribution's packages could not be installed" \
+    fetching "the distribution's packages could not be installed" \
         env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
 }
 
@@ -190,8 +198,14 @@ build_environment() {
     raspberrypi | jetson) site=--system-site-packages ;;
     esac
     # shellcheck disable=SC2086  an option or nothing
-    quietly "the environment could not be made; is python3-venv installed?" "$PYTHON" -m venv $site "$RELEASE"
-    pip="$RELEASE/bin/python -I -m pip --disable-pip-version-check --no-input --no-cache-dir"
+    quietly "the environment could not be made; is python3-venv installed?" "$PYTHON" -m venv --without-pip $site "$RELEASE"
+    # The pip that python3-venv brings, run as it lies there: an environment of our own needs none.
+    pip_wheel=$("$PYTHON" -c 'import ensurepip, glob, os.path
+for folder in os.path.join(os.path.dirname(ensurepip.__file__), "_bundled"), "/usr/share/python-wheels":
+    for wheel in glob.glob(folder + "/pip-*.whl"):
+        print(wheel)
+        raise SystemExit' 2>/dev/null) || true
+    $DRY || [ -n "$pip_wheel" ] || fail "pip is missing: apt install python3-venv"
     if [ -n "$PACKAGES_FROM" ]; then
         say "taking packages from $PACKAGES_FROM as they are"
         $DRY || echo "$PACKAGES_FROM" >"$(echo "$RELEASE"/lib/python3*/site-packages)/foldsight-packages.pth"
@@ -202,10 +216,9 @@ build_environment() {
         from=""
         if [ -n "$WHEELHOUSE" ]; then from="--no-index --find-links $WHEELHOUSE"; fi
         # shellcheck disable=SC2086  options
-        quietly "the Python packages could not be installed" $pip install -q --no-deps --only-binary=:all: $from --require-hashes -r "$list"
+        fetching "the Python packages could not be installed" pip install -q --no-deps --only-binary=:all: $from --require-hashes -r "$list"
     fi
-    # shellcheck disable=SC2086  options
-    quietly "Foldsight's own package could not be installed" $pip install -q --no-deps --no-index "$HERE"/foldsight-*.whl
+    quietly "Foldsight's own package could not be installed" pip install -q --no-deps --no-index "$HERE"/foldsight-*.whl
     if $DRY; then return 0; fi
     cp -R "$HERE/system" "$HERE/install.sh" "$HERE/VERSION" "$RELEASE/"
     if [ -n "$ROOT" ]; then # within the image the root folder is no part of any path
@@ -217,6 +230,12 @@ build_environment() {
     touch "$RELEASE/.complete"
     sync
     UNFINISHED=""
+}
+
+pip() {
+    "$RELEASE/bin/python" -I -c 'import runpy, sys
+sys.path.insert(0, sys.argv.pop(1))
+runpy.run_module("pip", run_name="__main__", alter_sys=True)' "$pip_wheel" --disable-pip-version-check --no-input --no-cache-dir "$@"
 }
 
 foldsight_new() {
@@ -347,7 +366,7 @@ main() {
     HERE=$(cd "$(dirname "$0")" && pwd -P)
     COMMAND=install ROOT="" WHEELHOUSE="" PACKAGES_FROM="" DEVICE="" KEY="" BOARD="" PYTHON=/usr/bin/python3
     DRY=false PHONES=true APT=true START=true PURGE=false STAGE=false
-    ROOM_MB=700 KEYS=/etc/foldsight/software-keys LOG="" UNFINISHED="" UNDO=false
+    ROOM_MB=700 KEYS=/etc/foldsight/software-keys LOG="" UNFINISHED="" UNDO=false FETCHING=false
     while [ $# -gt 0 ]; do
         case $1 in
         install | uninstall) COMMAND=$1 ;;
