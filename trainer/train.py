@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     Validate = Callable[[nn.Module], Mapping[str, float]]
 
-LAST, BEST, METRICS = "last.pt", "best.pt", "metrics.jsonl"
+LAST, BEST, METRICS, BOARD = "last.pt", "best.pt", "metrics.jsonl", "tensorboard"
 _SAVE_EVERY_S = 60.0
 _LOG_EVERY_STEPS = 20
 _FINAL_RATE = 0.01  # of the peak learning rate, where the cosine ends
@@ -118,7 +118,7 @@ def fit(
     images, saved = steps * settings.batch, time.monotonic()
     with (
         Meter(title, images * settings.epochs, done=images * first + start * settings.batch) as meter,
-        _Log(folder / METRICS, first, start, active=fabric.is_global_zero) as log,
+        _Log(folder / METRICS, first, start, steps, active=fabric.is_global_zero) as log,
     ):
         for epoch in range(first, settings.epochs):
             data.set_epoch(epoch)
@@ -208,7 +208,7 @@ class _Learner:
         norm = fabric.clip_gradients(
             self._task.model, self._optimiser, max_norm=self._settings.clip, error_if_nonfinite=False
         )
-        values = {name: float(value.detach()) for name, value in terms.items()}
+        values = {name: float(self._mean(value.detach())) for name, value in terms.items()}
         if not (math.isfinite(values["loss"]) and norm is not None and torch.isfinite(norm)):
             raise FoldsightError(
                 f"{self._title}: the loss became {values['loss']} in epoch {epoch + 1}, step {step}; "
@@ -218,6 +218,12 @@ class _Learner:
         if self._ema is not None:
             self._ema.update(self._model, step=done + 1)
         return values
+
+    def _mean(self, value: Tensor) -> Tensor:
+        """Over all processes, each of which saw its part of the batch."""
+        if self._fabric.world_size == 1:
+            return value
+        return cast("Tensor", self._fabric.all_reduce(value, reduce_op="mean"))
 
     def save(self, path: Path, **place: Any) -> None:
         """Write everything that a run needs to go on."""
@@ -330,10 +336,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 class _Log:
-    """Metrics as JSON lines; what an interrupted run wrote after its last checkpoint is dropped: it comes again."""
+    """Metrics as JSON lines, and for TensorBoard where it is installed.
 
-    def __init__(self, path: Path, epoch: int, step: int, *, active: bool) -> None:
-        self._active = active
+    What an interrupted run wrote after its last checkpoint is dropped: it comes again.
+    """
+
+    def __init__(self, path: Path, epoch: int, step: int, steps: int, *, active: bool) -> None:
+        self._active, self._steps = active, steps
+        self._board = _board(path.parent / BOARD, epoch * steps + step + 1) if active else None
         if active:
             kept = []
             if path.exists():
@@ -355,9 +365,23 @@ class _Log:
     def __exit__(self, *_: object) -> None:
         if self._active:
             self._stream.close()
+        if self._board is not None:
+            self._board.close()
 
     def write(self, epoch: int, step: int, **values: float) -> None:
         if self._active:
             told = {name: float(f"{value:.6g}") for name, value in values.items()}
             self._stream.write(json.dumps({"epoch": epoch + 1, "step": step, **told}) + "\n")
             self._stream.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, epoch * self._steps + step)
+
+
+def _board(folder: Path, step: int) -> Any:
+    """A writer for TensorBoard that goes on at a step; None where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter  # noqa: PLC0415  optional, and slow to import
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=step)  # type: ignore[no-untyped-call]

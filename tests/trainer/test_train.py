@@ -146,6 +146,19 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
     assert same(state(tmp_path / "whole"), state(tmp_path / "cut"))
 
 
+def test_tensorboard_shows_what_the_lines_say(tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, Discs(stop_after=61))  # in the second epoch: what comes again replaces what was written
+    fit(tmp_path)
+    board = reader.EventAccumulator(str(tmp_path / train.BOARD))
+    board.Reload()
+    lines = [json.loads(line) for line in (tmp_path / train.METRICS).read_text(encoding="utf-8").splitlines()]
+    losses = {6 * (line["epoch"] - 1) + line["step"]: line["loss"] for line in lines if "loss" in line}
+    assert {event.step: pytest.approx(event.value, rel=1e-4) for event in board.Scalars("loss")} == losses
+    assert [event.step for event in board.Scalars("val_score")] == [6, 12, 18]
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     fit(tmp_path)
     data = Discs()
