@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections import deque
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from edge.messages import Percentiles
 
 _LOWEST_MS, _STEP = 1e-3, 1.01  # buckets from a microsecond up, each one per cent wider than the last
+_LOG_STEP = math.log(_STEP)
 _BUCKETS = 2 + math.ceil(math.log(1e7) / math.log(_STEP))  # to ten seconds times a thousand
 
 
@@ -17,15 +19,20 @@ class Histogram:
     """Counts durations in logarithmic buckets: percentiles within one per cent, the maximum exact."""
 
     def __init__(self) -> None:
-        self._counts = np.zeros(_BUCKETS, np.int64)
+        self._held = array("q", bytes(8 * _BUCKETS))  # one of its items costs a tenth of one of numpy's
+        self._counts = np.frombuffer(self._held, np.int64)
         self._max = 0.0
 
-    def add(self, milliseconds: float) -> None:
-        """Count one duration."""
-        bucket = 0
-        if milliseconds > _LOWEST_MS:
-            bucket = min(_BUCKETS - 1, 1 + int(math.log(milliseconds / _LOWEST_MS) / math.log(_STEP)))
-        self._counts[bucket] += 1
+    @staticmethod
+    def bucket(milliseconds: float) -> int:
+        """Where a duration is counted."""
+        if milliseconds <= _LOWEST_MS:
+            return 0
+        return min(_BUCKETS - 1, 1 + int(math.log(milliseconds / _LOWEST_MS) / _LOG_STEP))
+
+    def add(self, milliseconds: float, bucket: int | None = None) -> None:
+        """Count one duration; its bucket, where that is known."""
+        self._held[self.bucket(milliseconds) if bucket is None else bucket] += 1
         self._max = max(self._max, milliseconds)
 
     def merge(self, other: Histogram) -> None:
@@ -60,10 +67,11 @@ class Meter:
 
     def add(self, milliseconds: float, at_s: float) -> None:
         """Count one duration, at monotonic time `at_s`."""
-        self.total.add(milliseconds)
+        bucket = Histogram.bucket(milliseconds)
+        self.total.add(milliseconds, bucket)
         if not self._slices or at_s - self._slices[-1][0] >= self._SLICE_S:
             self._slices.append((at_s, Histogram()))
-        self._slices[-1][1].add(milliseconds)
+        self._slices[-1][1].add(milliseconds, bucket)
 
     def last_minute(self, at_s: float) -> Percentiles:
         """Percentiles over the last minute."""

@@ -4,6 +4,7 @@ import io
 import json
 import threading
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -464,7 +465,7 @@ def test_nothing_that_grows_is_allocated_per_frame(
         return tracemalloc.get_traced_memory()[0]
 
     tracemalloc.start()
-    warm = traced_after(200)
-    grown = traced_after(400) - warm
+    marks = [traced_after(200) for _ in range(4)]
     tracemalloc.stop()
-    assert grown < 16_000
+    # What grows does so in every window; Python's free lists fill and empty. One float a frame would be 4,800 bytes.
+    assert min(after - before for before, after in pairwise(marks)) < 4_500
