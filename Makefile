@@ -18,6 +18,7 @@
 #                                      one archive that installs Foldsight on a device, or updates it (docs/operator.md)
 #   make bench-peers [ARM=1] [JSON=1] [ARGS="--rounds 40"]
 #                                      the model in ONNX Runtime, ncnn, LiteRT and OpenVINO, side by side (docs/peers.md)
+#   make bench-distil [TEACHER=name]   a student whose teacher is asked once against one with its teacher at work
 #   make train DATA=../shared/data     the committed model bundle, from the images
 
 PYTHON ?= python3
@@ -28,7 +29,7 @@ PAGE := edge/display/page
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help demo test lint check bench bench-page bench-peers soak faults fleet-load arm-cost rehearse train page release requirements clean
+.PHONY: help demo test lint check bench bench-page bench-peers soak faults fleet-load arm-cost rehearse bench-distil train page release requirements clean
 .DEFAULT_GOAL := help
 
 help:
@@ -124,6 +125,9 @@ bench-page: $(VENV)/.trainer page
 bench-peers: .venv-peers/.peers
 	@$(if $(ARM),deploy/prerequisites.sh arm-emulation)
 	@.venv-peers/bin/python -m trainer.peers $(if $(ARM),--arm) $(if $(BUNDLE),--bundle "$(BUNDLE)") $(if $(JSON),--json) $(ARGS)
+
+bench-distil: $(VENV)/.trainer
+	@$(BIN)/foldsight-trainer bench-distil $(if $(TEACHER),--teacher "$(TEACHER)") $(if $(JSON),--json)
 
 train: $(VENV)/.trainer
 	@test -d "$(DATA)" || { echo "foldsight: DATA=$(DATA) is no folder: make train DATA=../shared/data" >&2; exit 2; }
