@@ -25,6 +25,7 @@ def rows(kills: int) -> dict[str, Row]:
     """What each row does, by its name: called with the model and an empty folder."""
     every: dict[str, Row] = {f.name: partial(_suffer, f) for f in faults.FAULTS}
     every.update({f.name: partial(supervised.suffer, f) for f in supervised.FAULTS})
+    every["engine made for another GPU"] = _no_gpu
     if kills:
         every[f"killed {kills} times at random"] = partial(supervised.killed_at_random, kills)
     return every
@@ -32,6 +33,10 @@ def rows(kills: int) -> dict[str, Row]:
 
 def _suffer(fault: faults.Fault, bundle: Path, _: Path) -> Outcome:
     return faults.suffer(fault, bundle)
+
+
+def _no_gpu(_: Path, __: Path) -> Outcome:
+    return Outcome("engine made for another GPU", impossible="it needs TensorRT and a GPU (see test_tensorrt.py)")
 
 
 def _done(name: str, row: Row, bundle: Path, folder: Path) -> Outcome:

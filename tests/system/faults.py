@@ -659,6 +659,9 @@ def _judge(fault: Fault, rig: Rig, begin: float, end: float, outcome: Outcome) -
     if fault.broker and outcome.late > fault.most_late:
         outcome.problems.append(f"{outcome.late} detections came out late: they were queued")
     outcome.phone = seen_on_a_phone(list(rig.listener.heard), begin)
+    if fault.broker and outcome.noticed_s is None:
+        shown = shown_on_a_phone(list(rig.listener.heard), begin)
+        outcome.noticed_s = next((round(at - begin, 2) for what, at in shown if what in ("not live", "offline")), None)
     outcome.lost_results, outcome.lost_events = lost(list(rig.listener.heard), begin)
     if outcome.lost_events:
         outcome.problems.append(f"{outcome.lost_events} events were lost")
@@ -689,17 +692,17 @@ def _judge_ages(rig: Rig, begin: float, outcome: Outcome) -> None:
         outcome.problems.append(f"a frame {outcome.oldest_ms:.0f} ms old was published as current")
 
 
-def seen_on_a_phone(heard: list[Heard], begin: float) -> str:
-    """What a phone shows from the beginning of a fault on, by the page's rule: a result is live for a second.
+def shown_on_a_phone(heard: list[Heard], begin: float) -> list[tuple[str, float]]:
+    """What a phone shows from the beginning of a fault on, and from when, by the page's rule: a result lives a second.
 
     `no_signal` holds for 2.5 s, since no detections come with it; a late or retained result is not live.
     """
-    shown: list[list[Any]] = [["folds", begin]]
+    shown = [("folds", begin)]
     until = begin + 1
 
     def show(what: str, at: float) -> None:
         if shown[-1][0] != what:
-            shown.append([what, at])
+            shown.append((what, at))
 
     for message in heard:
         if message.at < begin:
@@ -713,6 +716,12 @@ def seen_on_a_phone(heard: list[Heard], begin: float) -> str:
         elif message.topic == "status" and message.body["state"] in ("offline", "stopped"):
             show(message.body["state"], message.at)
             until = float("inf")
+    return shown
+
+
+def seen_on_a_phone(heard: list[Heard], begin: float) -> str:
+    """The same in words."""
+    shown = shown_on_a_phone(heard, begin)
     ends = [at for _, at in shown[1:]] + [heard[-1].at]
     words = [
         f"{what} {end - at:.1f} s" if what in ("not live", "offline", "stopped", "no signal") else what
@@ -769,7 +778,8 @@ def table(outcomes: list[Outcome]) -> str:
     lines.insert(1, "-" * max(len(line) for line in lines))
     problems = [f"BROKEN  {o.fault}: {problem}" for o in outcomes for problem in o.problems]
     notes = (
-        "noticed: until the state or an event says so; recovered: from the end of the cause to the phone's new answer\n"
+        "noticed: until the state, an event or, with nobody to say it, the phone itself says so\n"
+        "recovered: from the end of the cause to the phone's new answer\n"
         "lost: frames without a result on the phone, events that never came\n"
         "oldest: the highest true age of a frame when it was published as current\n"
         "late: results that came more than a second after they were sent, which a phone does not take for live"
