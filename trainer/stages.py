@@ -24,6 +24,7 @@ from trainer.console import Meter, say
 from trainer.data.manifest import Record, data_hash, read_manifest, write_manifest
 from trainer.data.pack import code_hash
 from trainer.evaluate import TITLES
+from trainer.processes import in_turn, is_first, wait_for
 from trainer.recipe import Recipe, check_recipe, digest
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from trainer.recipe import DataSettings, MapSettings, StudentSettings, TrainSettings
 
 _QUANTISED = {"int8": "distilled", "smaller": "smaller"}  # rows of INT8 models, and whose they are
+_TOGETHER = ("teacher", "scratch", "distil")  # stages that several processes train together
 DONE, RECIPE, MAPS_FILE = "done.json", "recipe.json", "maps.npy"
 
 
@@ -344,9 +346,11 @@ class Run:
         fabric = Fabric(accelerator=machine.accelerator, devices=machine.devices, precision=cast("Any", precision))
         fabric.launch()
         augment = recipe.augment.model_copy(update={"epoch_length": settings.epoch_images, "side": recipe.input.height})
-        pack = self.pack.with_maps(self.soft_masks()) if maps else self.pack
+        with in_turn(self.out):
+            pack, held = self.pack, self.inputs("val")
+        pack = pack.with_maps(self.soft_masks()) if maps else pack
         data = TrainSet(pack, pack.records, augment, recipe.seed, stride=MAP_STRIDE)
-        validation = Validation(self.inputs("val"), recipe.labels.index(recipe.finding))
+        validation = Validation(held, recipe.labels.index(recipe.finding))
         say(f"{title}: {settings.epochs} epochs of {settings.epoch_images} images, precision {precision}")
         began = time.monotonic()
         trained = fit(fabric, task, data, validation, settings, folder, title=title, workers=machine.workers,
@@ -629,10 +633,18 @@ class Run:
         return self.out / f"{stage}-{key[:10]}"
 
     def _once(self, stage: str, folder: Path, work: Callable[[], Mapping[str, Any]]) -> Path:
-        """Do a stage unless its folder says that it is done."""
+        """Do a stage unless its folder says that it is done.
+
+        Of several processes all train together; what else there is the first one does, and the others wait for it.
+        """
         if (folder / DONE).exists():
             return folder
         folder.mkdir(parents=True, exist_ok=True)
+        if not is_first():
+            if stage in _TOGETHER:
+                work()
+            wait_for(folder / DONE)
+            return folder
         with locked(folder):
             if not (folder / DONE).exists():
                 result = work()

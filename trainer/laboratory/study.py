@@ -29,6 +29,7 @@ from trainer.laboratory.recipe import Row
 from trainer.laboratory.terms import needs_features
 from trainer.losses import HardLabels, HardSets
 from trainer.models import Probe
+from trainer.processes import in_turn, is_first, wait_for
 from trainer.recipe import digest
 from trainer.stages import locked
 from trainer.train import BEST, fit, load_weights, resolve_precision
@@ -116,6 +117,8 @@ class Laboratory:
             say(f"{self.recipe.name}: network {number + 1} of {len(jobs)}{left}: {job.name}, seed {job.seed}")
             self.train(job)
             spent, costs[number] = spent + costs[number], 0
+        if not is_first():
+            raise SystemExit(0)  # the first process of the run says what came out
         return self.read("test")
 
     def score(self, row: str) -> float:
@@ -200,6 +203,11 @@ class Laboratory:
         """Train a network, or go on with an interrupted training; returns its folder."""
         folder = self.folder(job)
         folder.mkdir(parents=True, exist_ok=True)
+        if not is_first():
+            if job.name not in self.given:
+                self._fit(job, folder)
+            wait_for(folder / DONE)
+            return folder
         with locked(folder):
             if not self.done(job):
                 began = time.monotonic()
@@ -211,14 +219,15 @@ class Laboratory:
         return folder
 
     def _fit(self, job: Job, folder: Path) -> dict[str, Any]:
-        validate = self.data.validation(self.recipe.side_of(job.name))
+        side = self.recipe.side_of(job.name)
         if job.name in self.given:
-            model = self.trained(job)
-            return {"metrics": validate(model), "given": True}
+            return {"metrics": self.data.validation(side)(self.trained(job)), "given": True}
         settings = self._schedule(job)
+        with in_turn(self.out):
+            validate = self.data.validation(side)
+            answers = {name: self.answers(name) for name in self.recipe.teachers_of(job.name)}
+            data = LessonSet(self.lesson, side, answers, job.seed)
         task = self.task(job, settings.smoothing)
-        answers = {name: self.answers(name) for name in self.recipe.teachers_of(job.name)}
-        data = LessonSet(self.lesson, self.recipe.side_of(job.name), answers, job.seed)
         title = job.name if job.name in self.recipe.teachers else f"{job.name}, seed {job.seed}"
         trained = fit(self._fabric(settings), task, data, validate, settings, folder, title=title, seed=job.seed,
                       workers=self.machine.workers)  # fmt: skip
