@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-WIDTH, HEIGHT, COLORS = 1160, 1900, 128
+WIDTH, HEIGHT = 1160, 1900
 
 
 def main(page: Path, out: Path) -> None:
@@ -24,7 +24,7 @@ def main(page: Path, out: Path) -> None:
         view.screenshot(path=out)
         browser.close()
     with Image.open(out) as image:
-        image.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE).save(out, optimize=True)
+        image.convert("RGB").save(out, optimize=True)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from edge import optics, preprocess
 from edge.bench.host import fingerprint
 from edge.errors import FoldsightError
+from trainer import robustness
 from trainer.answers import Study, StudyComparison, StudyData, StudyRow
 from trainer.console import say
 from trainer.data.manifest import data_hash
+from trainer.data.pack import code_hash
 from trainer.evaluate import TITLES, answers_file, kept_answers, run_model
 from trainer.ledger import note_reading
 from trainer.metrics import group_weights, interval
@@ -67,7 +70,7 @@ def gather_run(run: Run, *, read_test: bool = False) -> Path:
     for split in ("val", "test"):
         for name in names:
             kept = run.report_folder / answers_file(name, split)
-            own = folder / f"{split}-{name}-{hashlib.sha256(models[name]).hexdigest()[:12]}.npz"
+            own = folder / _own_file(run, split, name, models[name])
             if kept.exists():
                 answers[name][split] = f"../{kept.parent.name}/{kept.name}"
             elif own.exists():
@@ -80,12 +83,23 @@ def gather_run(run: Run, *, read_test: bool = False) -> Path:
         if split == "test":
             note_reading(run.out, "report", digest(*(models[name].hex()[:64] for name in missing)), len(inputs.labels))
         for name in missing:
-            own = folder / f"{split}-{name}-{hashlib.sha256(models[name]).hexdigest()[:12]}.npz"
+            own = folder / _own_file(run, split, name, models[name])
             said = run_model(models[name], inputs, title=f"{name} on {split}", labels=len(run.recipe.labels)).logits
             kept_answers(said, inputs).save(own)
             answers[name][split] = own.name
     _study(run, models, answers).save(folder)
     return folder
+
+
+def _device_code() -> str:
+    """Changes with the code that brings an image into the model's input."""
+    return code_hash(Path(optics.__file__).parent, Path(preprocess.__file__))
+
+
+def _own_file(run: Run, split: str, name: str, model: bytes) -> str:
+    """Name of a file of answers that stands for all that they depend on."""
+    key = digest("answers", 1, hashlib.sha256(model).hexdigest(), run.data_sha256, run.recipe.input, _device_code())
+    return f"{split}-{name}-{key[:12]}.npz"
 
 
 def require_same_images(run: Run) -> None:
@@ -201,14 +215,12 @@ def measure_robustness(run: Run, folder: Path, *, images: int, repeats: int = 10
         images: how many, spread over sources and labels.
         repeats: of the bootstrap.
     """
-    from trainer import robustness  # noqa: PLC0415
-    from trainer.data.pack import code_hash  # noqa: PLC0415
-
     names = [name for name in _ROBUST_ROWS if name in run.finished()]
     models = run.models(names)
     records = spread(run.split("val"), images, run.recipe.seed)
-    key = digest("robustness", 1, code_hash(Path(robustness.__file__)), run.data_sha256, images, run.recipe.input,
-                 [hashlib.sha256(model).hexdigest() for model in models.values()])  # fmt: skip
+    code = code_hash(Path(robustness.__file__)) + _device_code()
+    graphs = [hashlib.sha256(model).hexdigest() for model in models.values()]
+    key = digest("robustness", 1, code, run.data_sha256, images, run.recipe.input, graphs)
     path = folder / ROBUSTNESS
     kept = _kept(path, key)
     if kept is not None:

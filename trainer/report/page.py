@@ -35,7 +35,7 @@ _LISTED = 8  # models source by source
 _CONTENTS = (
     ("claims", "Claims"), ("accuracy", "Accuracy"), ("comparisons", "Comparisons"), ("curves", "Thresholds"),
     ("calibration", "Calibration"), ("sources", "Sources"), ("robustness", "Corruptions"), ("looks", "Grad-CAM"),
-    ("cost", "Cost"), ("data", "Data"), ("card", "Card and CLAIM"), ("how", "Method"),
+    ("cost", "Cost"), ("data", "Data"), ("card", "Card"), ("how", "Method"),
 )  # fmt: skip
 _CONTROLS = (
     (("scratch",), "student from scratch", "that the student would have learnt it alone"),
