@@ -143,10 +143,12 @@ class FrozenDetector:
 
 
 def _means(patches: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The mean of each patch, float32 (rows, columns). Laid flat: numpy takes ten times as long over two short axes."""
+    """The mean of each patch, float32 (rows, columns); as a product, which takes a tenth of numpy's own mean."""
     rows, columns, high, wide = patches.shape
-    sums = np.add.reduce(patches.reshape(rows, columns, high * wide), axis=2)
-    return np.asarray(sums / np.float32(high * wide), np.float32)
+    size = high * wide
+    return np.asarray(patches.reshape(-1, size) @ np.full(size, 1 / size, np.float32), np.float32).reshape(
+        rows, columns
+    )
 
 
 def _fine(patches: NDArray[np.float32]) -> NDArray[np.float32]:

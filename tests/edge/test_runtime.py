@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from edge.bundle import Artefact, Bundle, InputSpec
 from edge.capture.phantom import Phantom
 from edge.config import COMMITTED_BUNDLE
+from edge.errors import BundleError
 from edge.geometry import Box
 from edge.preprocess import Preprocessor
 from edge.runtime import open_runtime
@@ -78,3 +80,22 @@ def test_nor_does_preparing_its_input(interpolation: str) -> None:
     prepare = Preprocessor(InputSpec.model_validate({"height": 160, "width": 160, "interpolation": interpolation}))
     frame, _ = Phantom(width=1280, height=720, seed=0).render(1.0)
     assert peak(lambda: prepare(frame, Box(288, 9, 705, 705))) < 4000
+
+
+def test_an_operator_that_onnx_runtime_has_not_is_one_sentence(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    model = onnx.load_from_string(bundle.files["fp32.onnx"])
+    model.opset_import.append(onnx.helper.make_opsetid("com.example", 1))
+    model.graph.node[-1].output[:] = ["before"]
+    model.graph.node.append(onnx.helper.make_node("Glow", ["before"], ["logits"], domain="com.example"))
+    broken = replace(bundle, files={**bundle.files, "fp32.onnx": model.SerializeToString()})
+    with pytest.raises(BundleError, match=r"fp32\.onnx cannot be loaded by ONNX Runtime .*Glow") as caught:
+        open_runtime(broken, broken.artefact())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_input_shape_is_one_sentence(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    other = bundle.manifest.model_copy(update={"input": InputSpec(height=32, width=48)})
+    with pytest.raises(BundleError, match=r"wants tensor\(uint8\) \[1, 64, 64, 3\], but .* uint8 \[1, 32, 48, 3\]"):
+        open_runtime(replace(bundle, manifest=other), bundle.artefact())
