@@ -159,7 +159,7 @@ def change(releases: Releases, systemd: Systemd, version: str, parts: list[str] 
     releases.use(version, systemd.running())
     try:
         tell(releases, systemd, parts or ())
-        make_users_and_folders(systemd)
+        make_users_and_folders(releases, systemd)
     except FoldsightError as error:
         if releases.previous is not None:
             go_back(releases, systemd, str(error))

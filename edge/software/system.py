@@ -105,21 +105,20 @@ def tell(releases: Releases, systemd: Systemd, parts: Iterable[str] = ()) -> Non
         new_units = _copy(releases, set(parts))
     except OSError as error:
         raise FoldsightError(f"{error.filename} cannot be written ({error.strerror}): run it as root") from error
-    live = systemd.program is not None
-    if live:
+    if systemd.program is not None and releases.root == Path("/"):
         _run(["udevadm", "control", "--reload"])
     if _configure_broker(releases):
         systemd("try-restart", "mosquitto.service")
     systemd("daemon-reload")
-    if new_units and live:
+    if new_units and systemd.program is not None:
         systemd("--quiet", "enable", *new_units)
     elif new_units and releases.root != Path("/") and (program := shutil.which("systemctl")) is not None:
         _run([program, "--quiet", f"--root={releases.root}", "enable", *new_units])
 
 
-def make_users_and_folders(systemd: Systemd) -> None:
+def make_users_and_folders(releases: Releases, systemd: Systemd) -> None:
     """What the release in use wants there to be; an image's are made at its first start."""
-    if systemd.program is not None:
+    if systemd.program is not None and releases.root == Path("/"):
         _run(["systemd-sysusers"])
         _run(["systemd-tmpfiles", "--create", "foldsight.conf"])
 
