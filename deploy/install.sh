@@ -149,7 +149,7 @@ look_at_the_signature() {
     fail "$HERE is not signed by a key that is trusted here ($keys)"
 }
 
-look_for_room() { # an environment takes 330 MB, and pip as much again while it unpacks
+look_for_room() { # an environment takes 330 MB, its packages half of that while they are unpacked
     there=$BASE
     while ! [ -d "$there" ]; do there=$(dirname "$there"); done
     free=$(df -Pk "$there" | awk 'NR == 2 { print int($4 / 1024) }')
