@@ -21,7 +21,8 @@ from functools import partial
 from pathlib import Path
 
 import faults
-from faults import Heard, Listener, Outcome
+from faults import Outcome
+from rig import FPS, MAX_AGE_S, SLACK_S, Camera, Frame, Heard, Listener
 from worlds import ImpossibleHereError, World, plain
 
 _ROOT = Path(__file__).parents[2]
@@ -39,7 +40,7 @@ class Rig:
         self.config = folder / "edge.yaml"
         self.config.write_text(
             f"device: adapter-1\nstate_dir: {world.state}\nmodel:\n  bundle: {bundle}\n"
-            f"capture:\n  source: phantom\n  fps: {faults.FPS}\n"
+            f"capture:\n  source: phantom\n  fps: {FPS}\n"
             f"mqtt:\n  port: {world.broker.port}\n  keepalive_s: 2\n"
         )
         self.red = True
@@ -256,7 +257,7 @@ def _judge_ages(heard: list[Heard], begin: float, outcome: Outcome) -> None:
     ages = [h.body["age_ms"] for h in heard if h.topic == "detection" and h.at >= begin]
     outcome.oldest_ms = round(max(ages, default=0.0), 1)
     outcome.late = sum(faults.is_late(h) for h in heard if h.topic == "detection" and h.at >= begin)
-    if outcome.oldest_ms > 1000 * (faults.MAX_AGE_S + faults.SLACK_S):
+    if outcome.oldest_ms > 1000 * (MAX_AGE_S + SLACK_S):
         outcome.problems.append(f"a frame {outcome.oldest_ms:.0f} ms old was published as current")
 
 
@@ -336,7 +337,7 @@ def _rows(path: Path) -> list[dict[str, int]]:
     return [json.loads(row) for row in path.read_bytes().splitlines() if row] if path.exists() else []
 
 
-class _FileCamera(faults.Camera):
+class _FileCamera(Camera):
     """The scripted camera, which does what files say."""
 
     def __init__(self, folder: Path) -> None:
@@ -344,7 +345,7 @@ class _FileCamera(faults.Camera):
         self._folder = folder
         self._leaked: list[bytearray] = []
 
-    def read(self) -> faults.Frame:
+    def read(self) -> Frame:
         self.red = (self._folder / "red").exists()
         if (self._folder / "leak").exists():
             self._leaked.append(bytearray(b"x") * (_LEAK_MB * 1_000_000))

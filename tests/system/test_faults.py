@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import supervised
-from faults import FAULTS, Fault, Heard, Outcome, lost, seen_on_a_phone, suffer, table
+from faults import FAULTS, Fault, Outcome, lost, seen_on_a_phone, suffer, table
+from rig import Heard
 
 pytestmark = pytest.mark.system
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import jsonschema
 import pytest
-from faults import pictures
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from rig import pictures
 
 from edge.broker import Broker
 from edge.config import Config
