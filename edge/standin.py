@@ -44,7 +44,7 @@ def announce(config: Config, reason: str) -> None:
         reasons=[reason],
         at=time.time(),
     )
-    properties = Properties(PacketTypes.PUBLISH)
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
     properties.ContentType = CONTENT_TYPE
     client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5, reconnect_on_failure=False)
     try:
