@@ -213,6 +213,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return path, folder
 
 
+@pytest.mark.timeout(1200)  # two exports and two quantisations, on a machine that may be busy
 def test_a_student_is_refitted_quantised_and_shipped(
     coloured: Path, trained: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
