@@ -384,4 +384,4 @@ def _board(folder: Path, step: int) -> Any:
         from torch.utils.tensorboard.writer import SummaryWriter  # noqa: PLC0415  optional, and slow to import
     except ImportError:
         return None
-    return SummaryWriter(str(folder), purge_step=step)  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder), purge_step=step)
