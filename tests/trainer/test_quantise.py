@@ -434,6 +434,7 @@ def measured(**changes: Any) -> Measured:
         ({"ece": -0.02}, True),
         ({"flips": 0.011}, False),
         ({"signal_db": 9.9}, False),
+        ({"signal_db": None}, True),
         ({"dice": 0.02}, False),
         ({"low": None, "high": None}, True),
     ],

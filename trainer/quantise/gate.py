@@ -67,7 +67,7 @@ class Measured:
         flips: images on another side of the operating threshold.
         threshold: that threshold.
         temperature: of the INT8 model.
-        signal_db: worst layer's signal-to-noise ratio, decibels.
+        signal_db: worst layer's signal-to-noise ratio, decibels; None where it was not looked at.
         worst: that layer.
         dice: loss of the worst map label; None without maps.
         images: how many.
@@ -82,7 +82,7 @@ class Measured:
     flips: float
     threshold: float
     temperature: float
-    signal_db: float
+    signal_db: float | None
     worst: str
     dice: float | None
     images: int
@@ -108,7 +108,7 @@ class Measured:
             found.append(
                 f"{100 * self.flips:.2f} % change sides at the threshold, at most {100 * gate.flips:g} allowed"
             )
-        if self.signal_db < gate.signal_db:
+        if self.signal_db is not None and self.signal_db < gate.signal_db:
             found.append(f"{self.worst} keeps {self.signal_db:.1f} dB, at least {gate.signal_db:g} wanted")
         if self.dice is not None and self.dice > gate.dice + _ROUNDING:
             found.append(f"a map's Dice loses {100 * self.dice:.2f} points, at most {100 * gate.dice:g} allowed")
@@ -121,7 +121,7 @@ class Measured:
             (1 - self.agreement) / max(1 - gate.agreement, _ROUNDING) - 1,
             self.ece / max(gate.ece, _ROUNDING) - 1,
             self.flips / max(gate.flips, _ROUNDING) - 1,
-            (gate.signal_db - self.signal_db) / 6,  # six decibels are a bit
+            0.0 if self.signal_db is None else (gate.signal_db - self.signal_db) / 6,  # six decibels are a bit
             (self.dice or 0.0) / max(gate.dice, _ROUNDING) - 1,
         ]
         return sum(max(0.0, part) for part in over)
@@ -159,7 +159,7 @@ def measure(ground: Ground, narrow: Answers, signal: Mapping[str, float]) -> Mea
         flips=float((sides[0] != sides[1]).mean()),
         threshold=decision.threshold,
         temperature=decision.temperature,
-        signal_db=signal.get(worst, float("inf")),
+        signal_db=signal.get(worst),
         worst=worst,
         dice=_dice_loss(ground, narrow, sides[0]),
         images=len(truth),
