@@ -53,14 +53,18 @@ def _litert(name: str) -> Callable[[], object]:
     interpreter = Interpreter(model_path=str(HERE / name), num_threads=1)
     interpreter.allocate_tensors()
     given = interpreter.get_input_details()[0]
-    scores = next(out["index"] for out in interpreter.get_output_details() if len(out["shape"]) == 2)  # noqa: PLR2004
-    # As a device would: pixels less 128 are an eight-bit input, and floats a wide one.
-    signed = given["dtype"] == np.int8
+    scores = next(out for out in interpreter.get_output_details() if len(out["shape"]) == 2)  # noqa: PLR2004
+    (scale, zero), (step, origin) = given["quantization"], scores["quantization"]
+    # An eight-bit input has a scale of its own: one number for each level of a pixel.
+    levels = np.arange(256, dtype=np.float32)
+    if scale:
+        levels = np.clip(np.rint(levels / scale) + zero, -128, 127).astype(np.int8)
 
     def call() -> object:
-        interpreter.set_tensor(given["index"], (IMAGE ^ 128).view(np.int8) if signed else IMAGE.astype(np.float32))
+        interpreter.set_tensor(given["index"], np.take(levels, IMAGE) if scale else IMAGE.astype(np.float32))
         interpreter.invoke()
-        return interpreter.get_tensor(scores)[0]
+        told = interpreter.get_tensor(scores["index"])[0]
+        return (told.astype(np.float32) - origin) * step if step else told
 
     return call
 
