@@ -254,6 +254,25 @@ def test_one_group_has_no_interval_and_no_gain(tmp_path: Path) -> None:
     assert all("no interval" in claim["text"] for claim in claims_of(study, task, evidence))
 
 
+def test_a_gain_that_rests_on_one_patient_is_none(tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    for row in study.rows:
+        for files in row.answers.values():
+            for file in files.values():
+                part = SplitAnswers.load(tmp_path / file)
+                groups = np.where(part.sources == "two", part.groups[-1], part.groups)
+                logits = part.logits.copy()
+                if row.name == "student":  # better than the baseline on the one patient alone
+                    base = SplitAnswers.load(tmp_path / file.replace("student", "scratch"))
+                    logits[part.sources == "one"] = base.logits[part.sources == "one"]
+                SplitAnswers(logits, part.labels, part.ids, groups, part.sources).save(tmp_path / file)
+    evidence = collect(tmp_path, repeats=200)
+    found = {c["first"]: c["figures"]["accuracy"] for c in evidence["splits"]["test"]["comparisons"]}
+    assert found["student"]["low"] > 0
+    assert (found["student"]["firm"]["value"], found["student"]["verdict"]) == (0, "none")
+    assert found["teacher"]["verdict"] == "gain"  # with the patient and without
+
+
 def test_claims_are_sentences_with_their_uncertainty(trial: Any) -> None:
     _, study, evidence = trial
     said = claims_of(study, Task.of(study), evidence)

@@ -184,7 +184,9 @@ def split_evidence(
         "groups": len(set(some.groups.tolist())),
         "sources": _sources(some),
         "rows": {},
-        "comparisons": comparisons(study, task, rows, found, some, best_student(study, rows if val is None else val)),
+        "comparisons": comparisons(
+            study, task, rows, found, some, draws, best_student(study, rows if val is None else val)
+        ),
     }
     for name in names:
         other = None if val is None or split == "val" else val.get(name)
@@ -258,6 +260,7 @@ def comparisons(
     rows: ByRow,
     found: Mapping[str, Measured],
     some: SplitAnswers,
+    draws: Draws,
     best: str | None = None,
 ) -> list[dict[str, Any]]:
     """All pairs that a study asks about, each row against the baseline, and the best student against every control.
@@ -280,6 +283,7 @@ def comparisons(
     asked = [(*pair, named.get(pair, "")) for pair in dict.fromkeys(pairs) if pair[0] != pair[1]]
     asked = [pair for pair in asked if pair[0] in rows and pair[1] in rows]
     listed: list[dict[str, Any]] = []
+    firm = _firm(task, rows, some, draws)
     for first, second, about in asked:
         entry: dict[str, Any] = {"first": first, "second": second, "about": about, "figures": {}}
         for name in (task.headline, *([task.area] if task.area != task.headline else [])):
@@ -287,7 +291,11 @@ def comparisons(
             value = float(np.nanmean(found[first].values[name]) - np.nanmean(found[second].values[name]))
             shown = interval(value, None if found[first].alone else difference)
             p = 1.0 if found[first].alone else bootstrap_p(difference)
-            entry["figures"][name] = {**shown.as_dict(), "p": p}
+            entry["figures"][name] = {**shown.as_dict(), "p": p, "firm": None}
+            if firm:
+                less = firm[first].resampled[name] - firm[second].resampled[name]
+                value = float(np.nanmean(firm[first].values[name]) - np.nanmean(firm[second].values[name]))
+                entry["figures"][name] |= {"p": max(p, bootstrap_p(less)), "firm": interval(value, less).as_dict()}
         entry |= _classic(task, rows[first], rows[second], some)
         listed.append(entry)
     for name in (task.headline, *([task.area] if task.area != task.headline else [])):
@@ -296,7 +304,23 @@ def comparisons(
             at = entry["figures"][name]
             at["holm"] = p
             at["verdict"] = verdict(Figure(at["value"], at["low"], at["high"]), p)
+            if at["firm"] is not None and verdict(Figure(**at["firm"]), p) != at["verdict"]:
+                at["verdict"] = "none"
     return listed
+
+
+def _firm(task: Task, rows: ByRow, some: SplitAnswers, draws: Draws) -> dict[str, Measured]:
+    """All rows without the sources of a single group, which resampling takes for certain; empty where all have more.
+
+    What holds only with such a source rests on one patient, however many the frames.
+    """
+    single = [
+        source for source in set(some.sources.tolist()) if len(set(some.groups[some.sources == source].tolist())) < _TWO
+    ]
+    inside = ~np.isin(some.sources, single)
+    if not single or not inside.any():
+        return {}
+    return {name: measured(task, seeds, draws, inside) for name, seeds in rows.items()}
 
 
 def _classic(
