@@ -35,6 +35,7 @@ def smoke_recipe(recipe: Recipe) -> Recipe:
         content["maps"]["teacher"]["train"] |= {"epochs": 1, "epoch_images": 16, "batch": 8}
     content["quantise"] |= {"images": 16, "ladder": ["static", "aware"]}
     content["quantise"]["aware"] |= {"epochs": 1, "epoch_images": 16, "batch": 16}
+    content["unseen"] = None  # there is one source alone
     content["evaluate"] |= {"repeats": 100}
     content["bundle"] |= {
         "name": f"{recipe.bundle.name}-smoke",
