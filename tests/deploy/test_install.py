@@ -72,7 +72,7 @@ def test_everything_is_in_its_place(adapter: Adapter) -> None:
         "foldsight-trial.service",
     }
     for unit in (p for p in (root / PLACES[0]).rglob("foldsight-*.service")):
-        command = re.search(r"^ExecStart=/opt/foldsight/(current|previous)/(\S+)", unit.read_text(), re.MULTILINE)
+        command = re.search(r"^ExecStart=-?/opt/foldsight/(current|previous)/(\S+)", unit.read_text(), re.MULTILINE)
         assert command
         assert (root / "opt/foldsight/current" / command[2]).is_file()
     assert (root / "usr/local/bin/foldsight").resolve() == (root / "opt/foldsight/releases/0.1.0/bin/foldsight")
