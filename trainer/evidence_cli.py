@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from trainer.stages import Run
 
-_FEWEST = 10  # resamples or images; with fewer there is nothing to see
+_FEWEST = 10  # resamples, or pixels; with fewer there is nothing to see
 
 
 def report_options(parser: argparse.ArgumentParser) -> None:
@@ -44,10 +44,9 @@ def report(arguments: argparse.Namespace) -> int:
     from trainer.report.cost import load_cost  # noqa: PLC0415
     from trainer.report.page import collect, render, write_page  # noqa: PLC0415
 
-    for name in ("repeats", "images"):
-        value = getattr(arguments, name)
-        if value < _FEWEST and not (name == "images" and value == 0):
-            raise ConfigError(f"--{name} {value}: give {_FEWEST} or more")
+    for name, least in (("repeats", _FEWEST), ("images", 0)):
+        if getattr(arguments, name) < least:
+            raise ConfigError(f"--{name} {getattr(arguments, name)}: give {least} or more")
     costs = [load_cost(path) for path in arguments.cost]
     target: Path = arguments.target
     folder, stored = target, None
