@@ -326,7 +326,7 @@ class UnseenSettings(_Part):
 
 
 class EvaluateSettings(_Part):
-    """Bootstrap of the intervals, and what a run reports: its splits, and whether the student from scratch is trained."""
+    """Bootstrap of the intervals; which splits a run reports, and whether it trains the student from scratch too."""
 
     scratch: bool = True
     splits: list[Literal["train", "val", "test"]] = ["val", "test"]
