@@ -239,7 +239,8 @@ def test_the_live_path_marks_every_stage_of_every_frame(tmp_path: Path, tiny_bun
     if not deep:
         assert paths == {()}
         return
-    assert {("OnnxRuntime.infer",), ("measure_quality", "cv2.meanStdDev"), ("Message.encode",)} <= paths
+    quality = ("QualityMeter.measure", "_measure", "cv2.meanStdDev")
+    assert {("OnnxRuntime.infer",), quality, ("encoded",)} <= paths
     # Ten frames a second, and five looks for the aperture.
     assert counted.steps["optics", "ApertureTracker.update"].calls == 7
     assert counted.steps["optics", "ApertureTracker.update", "_search"].calls in (3, 4)

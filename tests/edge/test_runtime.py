@@ -49,19 +49,24 @@ def test_the_optimised_graph_takes_the_pixels_into_its_first_convolution(artefac
 
 
 def peak(call: Callable[[], object], times: int = 50) -> int:
-    """The most memory that calls hold at once beyond what was held before, bytes."""
+    """The most memory that calls hold at once beyond what was held before, bytes.
+
+    The least of five times: threads that earlier tests left allocate now and then, and are traced too.
+    """
     for _ in range(5):
         call()
     gc.collect()
     tracemalloc.start()
     call()
-    before = tracemalloc.get_traced_memory()[0]
-    tracemalloc.reset_peak()
-    for _ in range(times):
-        call()
-    found = tracemalloc.get_traced_memory()[1] - before
+    found = []
+    for _ in range(5):
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        for _ in range(times):
+            call()
+        found.append(tracemalloc.get_traced_memory()[1] - before)
     tracemalloc.stop()
-    return found
+    return min(found)
 
 
 def test_the_tracing_sees_a_single_image() -> None:

@@ -124,6 +124,7 @@ class LabelServer:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind((HOST, port))
+            self._socket.listen()  # a browser that is quicker than the server waits instead of being refused
         except OSError as error:
             self._socket.close()
             raise FoldsightError(
