@@ -120,7 +120,9 @@ class Listener:
         client.on_message = self._hear
         properties = Properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = 600
-        client.connect(*self._where, keepalive=5, clean_start=first, properties=properties)
+        # Not `True`: paho would begin each of its own reconnections with an empty session.
+        begins = paho.MQTT_CLEAN_START_FIRST_ONLY if first else False
+        client.connect(*self._where, keepalive=5, clean_start=begins, properties=properties)
         client.loop_start()
         client.reconnect_delay_set(1, 1)
         self._client = client
