@@ -224,7 +224,7 @@ def _module(file: str) -> str:
 def _initrd(part: Path, root: Path, version: str) -> None:
     modules = root / "usr" / "lib" / "modules" / version
     files: dict[str, tuple[int, bytes]] = dict.fromkeys(
-        ("bin", "dev", "modules", "proc", "root", "sys"), (0o40755, b"")
+        ("bin", "dev", "disk", "modules", "proc", "sys"), (0o40755, b"")
     )
     listed = (modules / "modules.dep").read_text(encoding="utf-8")
     helpful = [name for name in HELPFUL if f"/{name}.ko" in listed]
