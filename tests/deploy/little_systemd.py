@@ -198,8 +198,9 @@ class LittleSystemd:
                 service.active, service.sub, service.started = "activating", "start", time.monotonic_ns() // 1000
                 log = self.folder / f"{unit}.log"
                 with log.open("ab") as output:
-                    service.process = subprocess.Popen(argv, env=environment, cwd="/", stdout=output, stderr=output)
-            while (code := service.process.poll()) is None:
+                    process = subprocess.Popen(argv, env=environment, cwd="/", stdout=output, stderr=output)
+                    service.process = process
+            while (code := process.poll()) is None:
                 with contextlib.suppress(TimeoutError):
                     said = heard.recv(4096).decode()
                     service.log.append(said)
