@@ -452,7 +452,9 @@ def test_notes_and_snapshots_go_nowhere_but_to_the_phone(
         download.value.save_as(tmp_path / "snapshot.png")
         page.reload()
         # A reload is over before the page's script has filled the notes in.
-        page.wait_for_function("() => document.getElementById('notes-text').value.includes('very secret')")
+        page.wait_for_function(
+            "() => document.getElementById('notes-text').value.includes('Folds in view: very secret')"
+        )
         wait_for(page, "in_view")
     client.disconnect()
     client.loop_stop()
