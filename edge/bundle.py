@@ -36,7 +36,7 @@ _MAX_MEMBER = 256 << 20  # bytes; a zip bomb is refused before it is unpacked
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # equal content makes an equal zip
 
 Share = Annotated[float, Field(ge=0, le=1)]
-RuntimeName = Literal["onnxruntime", "tensorrt"]
+RuntimeName = Literal["onnxruntime", "tensorrt", "ncnn"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -151,14 +151,15 @@ class Artefact(_Part):
             kept otherwise. The manifest's decision holds for its logits too: the trainer scales them inside its graph.
         runtime: what the graph is made for. TensorRT wants another quantisation than the CPU does (symmetric, signed,
             no quantised bias) and no uint8 arithmetic at the input; a device builds its engine from it
-            (`edge.runtime.tensorrt`), of an FP32 graph one of half precision. Opening a bundle runs ONNX Runtime's.
+            (`edge.runtime.tensorrt`), of an FP32 graph one of half precision. ncnn's form (`edge.runtime.ncnn`) is the
+            INT8 graph's weights without rounding of activations. Opening a bundle runs ONNX Runtime's.
         minimum_runtime: the oldest version of that runtime.
         tolerance: largest difference of a calibrated score from the golden output that is still the same answer.
         map_tolerance: the same of a map's probability in any cell; only where the bundle has maps, and then needed.
     """
 
     name: str
-    format: Literal["onnx"]
+    format: Literal["onnx", "ncnn"]
     precision: Literal["fp32", "int8"]
     role: Literal["primary", "smaller"] = "primary"
     runtime: RuntimeName = "onnxruntime"
@@ -302,7 +303,7 @@ class Bundle:
         if not found:
             have = ", ".join(a.precision for a in self._artefacts("primary", "auto", runtime))
             wanted = "" if precision == "auto" else f"{precision} "
-            for_whom = "" if runtime == "onnxruntime" else " for TensorRT"
+            for_whom = {"onnxruntime": "", "tensorrt": " for TensorRT", "ncnn": " for ncnn"}[runtime]
             advice = (
                 f", only {have}: set model.precision to one of these" if have else ": set model.runtime: onnxruntime"
             )
@@ -329,7 +330,8 @@ class Bundle:
 
         Args:
             artefact: whose golden outputs.
-            runtime: what runs it; None opens ONNX Runtime, which runs the graphs for TensorRT as well, slowly.
+            runtime: what runs it; None opens ncnn for its form, else ONNX Runtime, which runs the graphs for TensorRT
+                as well, slowly.
             least_tolerance: of scores and maps, where the artefact allows less.
 
         Returns:

@@ -1,9 +1,10 @@
 """Which form of a bundle's model this machine runs, and how: measured here, and remembered.
 
-`model.runtime: auto` follows what was measured. ONNX Runtime's artefacts are timed against each other at the start, in
-well under two seconds; a TensorRT engine is built or loaded beside the running model, and takes over where it is
-quicker. What was measured is kept in `measured.json` in the state directory, for as long as bundle, runtime and
-processor are the same. Precisions are taken as equally right: the trainer's gate lets no INT8 pass that is not.
+`model.runtime: auto` follows what was measured. ONNX Runtime's artefacts, and ncnn's where it is installed, are timed
+against each other at the start, in well under two seconds; a TensorRT engine is built or loaded beside the running
+model, and takes over where it is quicker. What was measured is kept in `measured.json` in the state directory, for as
+long as bundle, runtimes and processor are the same. Precisions are taken as equally right: the trainer's gate lets no
+INT8 pass that is not.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from edge.analysis import Analyser
 from edge.errors import FoldsightError
 from edge.pairing import files
 from edge.runtime import onnx_version, open_runtime
+from edge.runtime.ncnn import ncnn_version, open_ncnn
 from edge.runtime.tensorrt import FOLDER, Relay, choose_artefact, open_engine
 
 if TYPE_CHECKING:
@@ -77,15 +79,20 @@ class Choice:
     """An artefact, and why.
 
     Attributes:
+        artefact: for ONNX Runtime.
         reason: a sentence for the log.
         timed: what it rests on, the quickest first; empty where there was nothing to choose.
         remembered: whether that was measured at an earlier start.
+        instead: what serves in place of ONNX Runtime, its golden outputs checked: ncnn.
+        missing: why ncnn does not serve, where the bundle has a form for it and it was wanted; else empty.
     """
 
     artefact: Artefact
     reason: str
     timed: tuple[Timed, ...] = ()
     remembered: bool = False
+    instead: Runtime | None = None
+    missing: str = ""
 
 
 def measure(candidates: Sequence[tuple[str, str, Runtime]], inputs: Any, seconds: float = _MEASURE_S) -> list[Timed]:
@@ -124,44 +131,78 @@ def best(timed: Sequence[Timed]) -> Timed:
 
 
 def choose(config: Config, bundle: Bundle) -> Choice:
-    """The artefact that ONNX Runtime is to run here.
+    """What is to run here from the first frame on: an artefact for ONNX Runtime, or ncnn in its place.
 
     Raises:
-        BundleError: the bundle has none of the wanted precision.
+        BundleError: the bundle has none of the wanted precision for ONNX Runtime.
     """
     settings = config.model
+    if settings.runtime == "ncnn":
+        wanted = bundle.artefact()
+        instead, missing = _open_ncnn(config, bundle)
+        why = "as model.runtime says" if instead is not None else f"{wanted.name}, as ncnn cannot be had"
+        return Choice(wanted, why, instead=instead, missing=missing)
     wanted = bundle.artefact(settings.precision)
-    candidates = bundle.primary()
-    if settings.precision != "auto":
-        return Choice(wanted, f"{wanted.name}, as model.precision says")
-    if settings.runtime != "auto" or len(candidates) == 1:
-        why = "the bundle's only model for ONNX Runtime" if len(candidates) == 1 else "INT8 where the bundle has it"
-        return Choice(wanted, f"{wanted.name}: {why}")
+    measured = settings.runtime == "auto"
+    candidates = bundle.primary() if measured and settings.precision == "auto" else [wanted]
+    form = next((a for a in bundle.manifest.artefacts if a.runtime == "ncnn"), None) if measured else None
+    missing = ""
+    if form is not None and settings.precision not in ("auto", form.precision):
+        form = None
+    if form is not None and ncnn_version() is None:
+        form, missing = None, "the bundle has a form for ncnn, which is not installed here: install foldsight[ncnn]"
+    if len(candidates) == 1 and form is None:
+        return Choice(wanted, _only(config, bundle, wanted), missing=missing)
     key = {
         "bundle": bundle.sha256,
-        "runtime": f"ONNX Runtime {onnx_version()}",
+        "runtime": f"ONNX Runtime {onnx_version()}{'' if form is None else f', ncnn {ncnn_version()}'}",
         "processor": processor(),
         "threads": str(settings.threads),
     }
     memory = Memory(config.effective_state_dir / MEMORY)
     timed = memory.recall(key)
-    remembered = timed is not None and {entry.name for entry in timed} == {artefact.name for artefact in candidates}
+    remembered = timed is not None and {e.name for e in timed} == {a.name for a in (*candidates, form) if a is not None}
+    instead = None
+    if form is not None and (timed is None or not remembered or best(timed).name == form.name):
+        instead, missing = _open_ncnn(config, bundle)
     if timed is None or not remembered:
         inputs, _ = bundle.golden(wanted)
         opened = [(a.name, a.precision, open_runtime(bundle, a, threads=settings.threads)) for a in candidates]
+        if form is not None and instead is not None:
+            opened.append((form.name, form.precision, instead))
         timed = measure(opened, inputs)
         memory.keep(key, timed)
-    chosen = best(timed)
-    (artefact,) = (a for a in candidates if a.name == chosen.name)
+    graphs = [entry for entry in timed if form is None or entry.name != form.name]
+    chosen = best(timed if instead is not None else graphs)
+    if form is None or chosen.name != form.name:
+        instead = None
+    name = best(graphs).name  # should ncnn serve and fail later, this one goes on
+    (artefact,) = (a for a in candidates if a.name == name)
     when = "remembered" if remembered else "measured now"
     told = ", ".join(f"{entry.name} {entry.p50_ms:.2f} ms" for entry in timed)
-    return Choice(
-        artefact, f"{artefact.name}: the median inference takes {told} here ({when})", tuple(timed), remembered
-    )
+    reason = f"{chosen.name}: the median inference takes {told} here ({when})"
+    return Choice(artefact, reason, tuple(timed), remembered, instead, missing)
+
+
+def _only(config: Config, bundle: Bundle, wanted: Artefact) -> str:
+    """Why an artefact is taken without measuring."""
+    if config.model.precision != "auto":
+        return f"{wanted.name}, as model.precision says"
+    if len(bundle.primary()) == 1:
+        return f"{wanted.name}: the bundle's only model for ONNX Runtime"
+    return f"{wanted.name}: INT8 where the bundle has it"
+
+
+def _open_ncnn(config: Config, bundle: Bundle) -> tuple[Runtime | None, str]:
+    """The bundle's form in ncnn, or why it does not run here."""
+    try:
+        return open_ncnn(bundle, config.model.precision, threads=config.model.threads)[1], ""
+    except FoldsightError as error:
+        return None, str(error)
 
 
 def open_analyser(config: Config, bundle: Bundle) -> Analyser:
-    """An analyser with what `choose` says; where a TensorRT engine may come, ready for it to take over.
+    """An analyser with what `choose` says; ready for ONNX Runtime to go on alone, and for a TensorRT engine to come.
 
     Raises:
         BundleError: the bundle has no model of the wanted precision, or it cannot be loaded.
@@ -169,8 +210,14 @@ def open_analyser(config: Config, bundle: Bundle) -> Analyser:
     choice = choose(config, bundle)
     log.info("model: %s", choice.reason)
     analyser = Analyser(bundle, artefact=choice.artefact, threads=config.model.threads)
-    if _wants_engine(config, bundle):
+    if choice.missing:
+        # With `auto` a device without ncnn is as good as any; ncnn that gives other answers is not.
+        level = logging.INFO if config.model.runtime == "auto" and ncnn_version() is None else logging.WARNING
+        log.log(level, "%s; %s goes on", choice.missing, analyser.runtime.description)
+    if choice.instead is not None or _wants_engine(config, bundle):
         analyser.runtime = Relay(analyser.runtime)
+        if choice.instead is not None:
+            analyser.runtime.change(choice.instead)
     return analyser
 
 
@@ -199,6 +246,8 @@ def start_engine(
 ) -> threading.Thread | None:
     """Build or load the TensorRT engine on a thread of its own, and let it take over; the model that runs goes on.
 
+    Where ncnn was asked for and cannot be had, that is told, too.
+
     Args:
         config: the settings.
         analyser: of `open_analyser`.
@@ -209,9 +258,13 @@ def start_engine(
         The thread; None where no engine is wanted.
     """
     relay = analyser.runtime
+    if config.model.runtime == "ncnn" and not isinstance(relay, Relay):
+        tell(f"ncnn was asked for and cannot be had; {relay.description} goes on", fault=True, changed=False)
     if not isinstance(relay, Relay):
         return None
     relay.failed = lambda sentence: tell(sentence, fault=True, changed=True)
+    if not _wants_engine(config, analyser.bundle):
+        return None
 
     def work() -> None:
         try:
@@ -238,9 +291,10 @@ def _raise_engine(
     bundle, settings = analyser.bundle, config.model
     artefact, precision = choose_artefact(bundle, settings.engine)
     driver = connect()
+    serving = analyser.artefact if relay.now is relay.first else bundle.artefact("auto", "ncnn")
     key = {
         "bundle": bundle.sha256,
-        "runtime": f"TensorRT {driver.version} {precision}, ONNX Runtime {onnx_version()} {analyser.artefact.name}",
+        "runtime": f"TensorRT {driver.version} {precision}, {relay.description} {serving.name}",
         "processor": f"{driver.gpu} {driver.capability}, {processor()}",
         "threads": str(settings.threads),
     }
@@ -255,8 +309,8 @@ def _raise_engine(
     )
     if auto and timed is None:
         inputs, _ = bundle.golden(artefact)
-        other = open_runtime(bundle, analyser.artefact, threads=settings.threads)  # the one that serves is busy
-        timed = measure([(name, precision, engine), (analyser.artefact.name, "", other)], inputs)
+        other = open_runtime(bundle, serving, threads=settings.threads)  # the one that serves is busy
+        timed = measure([(name, precision, engine), (serving.name, "", other)], inputs)
         memory.keep(key, timed)
         if best(timed).name != name:
             return f"the engine does not take over: {_compared(timed)}", False

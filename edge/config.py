@@ -73,9 +73,10 @@ class Model(_Section):
     """The model bundle; by default the one that `foldsight bundle install` installed, else the one that ships."""
     precision: Literal["auto", "int8", "fp32"] = "auto"
     """Which artefact of the bundle; `auto` takes the quickest with `runtime: auto`, else INT8 where there is one."""
-    runtime: Literal["auto", "onnxruntime", "tensorrt"] = "auto"
-    """What runs it. `auto` follows what was measured on this machine, and remembers; `tensorrt` builds an engine from
-    the bundle's graph for it beside the running model, and changes over."""
+    runtime: Literal["auto", "onnxruntime", "ncnn", "tensorrt"] = "auto"
+    """What runs it. `auto` follows what was measured on this machine, and remembers; `ncnn` takes the bundle's form for
+    it; `tensorrt` builds an engine from the bundle's graph for it beside the running model, and changes over. Where
+    they cannot be had, ONNX Runtime goes on."""
     engine: Literal["auto", "int8", "fp16"] = "auto"
     """Precision of the TensorRT engine; `auto` is INT8 where the bundle has a graph for it, else half."""
     threads: int = Field(default=1, ge=1, le=16)

@@ -423,7 +423,7 @@ class Daemon:
     def _tell_engine(self, sentence: str, *, fault: bool, changed: bool) -> None:
         log.log(logging.WARNING if fault else logging.INFO, "engine: %s", sentence)
         if fault or changed:  # its sentence may hold a path; the log has it
-            detail = "no TensorRT engine serves" if fault else "another runtime serves"
+            detail = "the runtime that was wanted does not serve" if fault else "another runtime serves"
             self.pipeline.event("fault" if fault else "model", after=self.analyser.runtime.description, detail=detail)
         if changed:
             self._link.live("birth", self._birth().encode(), qos=1, retain=True, expiry_s=None)

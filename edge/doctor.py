@@ -25,11 +25,13 @@ from edge.errors import FoldsightError
 from edge.frames import NewestFrameSlot
 from edge.messages import ROOT, Health, Status
 from edge.runtime import open_runtime
+from edge.runtime.ncnn import ncnn_version, open_ncnn
 from edge.telemetry import Telemetry, clock_synced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from edge.bundle import Bundle
     from edge.config import Config, Mqtt
 
 Level = Literal["ok", "warning", "failed"]
@@ -86,7 +88,7 @@ def examine(config: Config, root: Path = Path("/")) -> Iterator[Check]:
 def _model(config: Config) -> Check:
     try:
         bundle = store.in_use(config)
-        artefact = bundle.artefact(config.model.precision)
+        artefact = bundle.artefact("auto" if config.model.runtime == "ncnn" else config.model.precision)
         runtime = open_runtime(bundle, artefact, threads=config.model.threads)
         state = store.Installed() if config.model.bundle else store.Store(config.effective_state_dir).read()
     except FoldsightError as error:
@@ -99,6 +101,9 @@ def _model(config: Config) -> Check:
         f"{manifest.name} {manifest.version} ({bundle.sha256[:12]}), {artefact.precision}, {runtime.description}; "
         "hashes and golden outputs right"
     )
+    ncnn, wrong = _ncnn(config, bundle)
+    if ncnn:
+        text += f"; {ncnn}: golden outputs right, too"
     if state.starts is not None:
         text += f"; on trial, {state.starts} of {config.model.trial_starts} starts did not end well"
     if bundle.signed:
@@ -108,9 +113,24 @@ def _model(config: Config) -> Check:
     gone = state.given_up
     if gone is not None and gone.entry != state.current and gone.reason != store.BY_HAND:
         return Check("model", "warning", text, f"{gone.entry} was given up ({gone.reason}): install a better one")
+    if wrong:
+        advice = "install foldsight[ncnn] and a bundle with a form for it, or set model.runtime: onnxruntime"
+        return Check("model", "warning", f"{text}; ncnn does not serve: {wrong}", advice)
     if not config.model.trusted_keys and (config.model.bundle is not None or state.current is not None):
         return Check("model", "warning", f"{text}; its signature is not checked", "name keys in model.trusted_keys")
     return Check("model", "ok", text)
+
+
+def _ncnn(config: Config, bundle: Bundle) -> tuple[str, str]:
+    """What ncnn says of itself where it may serve, and what is wrong with it."""
+    model = config.model
+    held = any(artefact.runtime == "ncnn" for artefact in bundle.manifest.artefacts)
+    if model.runtime != "ncnn" and not (model.runtime == "auto" and held and ncnn_version() is not None):
+        return "", ""
+    try:
+        return open_ncnn(bundle, model.precision, threads=model.threads)[1].description, ""
+    except FoldsightError as error:
+        return "", str(error)
 
 
 def _camera(config: Config) -> Check:

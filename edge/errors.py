@@ -17,6 +17,10 @@ class BundleError(FoldsightError):
     """A model bundle is damaged, too new, or does not give its golden outputs here."""
 
 
+class EngineError(FoldsightError):
+    """A runtime beside ONNX Runtime (TensorRT and its GPU, ncnn) is missing, or cannot do what is asked."""
+
+
 class SourceError(FoldsightError):
     """A source of frames cannot be opened, or stopped delivering."""
 

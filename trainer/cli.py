@@ -23,6 +23,7 @@ from trainer.laboratory.command import add_options, bench_options, sweep_options
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from edge.bundle import Bundle
     from trainer.data.manifest import Record
     from trainer.stages import Run
 
@@ -180,13 +181,15 @@ def _add_evidence(commands: Any) -> None:
 
 
 def _add_export(commands: Any) -> None:
-    export = _command(commands, "export", _export, "build the TensorRT engine of a bundle for this machine's GPU")
-    export.add_argument("bundle", type=Path, help="a bundle (.zip) that holds a graph for TensorRT")
-    export.add_argument("--tensorrt", action="store_true", required=True, help="what to build: there is nothing else")
+    export = _command(commands, "export", _export, "build a bundle's TensorRT engine, or add its form for ncnn")
+    export.add_argument("bundle", type=Path, help="a bundle (.zip); for TensorRT one that holds a graph for it")
+    what = export.add_mutually_exclusive_group(required=True)
+    what.add_argument("--tensorrt", action="store_true", help="build the engine for this machine's GPU")
+    what.add_argument("--ncnn", metavar="VERSION", help="write the bundle as this version, with the form for ncnn")
     export.add_argument(
         "--precision", choices=("auto", "int8", "fp16"), default="auto", help="default: auto, INT8 first"
     )
-    export.add_argument("--out", type=Path, default=Path("engines"), help="folder for the engine (default: engines)")
+    export.add_argument("--out", type=Path, default=Path("engines"), help="folder for what is made (default: engines)")
     export.add_argument("--json", action="store_true", help="print the outcome as JSON")
 
 
@@ -221,6 +224,8 @@ def _export(arguments: argparse.Namespace) -> int:
         print(f"foldsight-trainer: {line}", file=sys.stderr, flush=True)
 
     bundle = Bundle.open(arguments.bundle)
+    if arguments.ncnn is not None:
+        return _export_ncnn(bundle, arguments)
     found = export_engine(bundle, arguments.out, precision=arguments.precision, tell=tell)
     if arguments.json:
         print(json.dumps(found))
@@ -231,6 +236,29 @@ def _export(arguments: argparse.Namespace) -> int:
         f"one inference {ours['p50']} ms (p50), {ours['p99']} ms (p99); ONNX Runtime {theirs['p50']}, {theirs['p99']}"
     )
     print(f"golden inputs: {found['agreement']:.0%} the same label, scores differ by at most {found['difference']:.4f}")
+    return 0
+
+
+def _export_ncnn(bundle: Bundle, arguments: argparse.Namespace) -> int:
+    from edge.runtime.ncnn import load_ncnn, ncnn_version  # noqa: PLC0415
+    from trainer.export import with_ncnn  # noqa: PLC0415
+
+    manifest = bundle.manifest
+    made = with_ncnn(bundle, arguments.out / f"{manifest.name}-{arguments.ncnn}.zip", arguments.ncnn)
+    size = made.path.stat().st_size
+    difference = None
+    if ncnn_version() is not None:
+        artefact = made.artefact("auto", "ncnn")
+        runtime = load_ncnn(made, artefact)
+        difference = made.check_golden(artefact, runtime)
+    if arguments.json:
+        print(json.dumps({"bundle": str(made.path), "bytes": size, "golden_difference": difference}))
+        return 0
+    print(f"{made.path}: {size} bytes, not signed")
+    if difference is None:
+        print("ncnn is not installed here, so its golden outputs were not tried: install foldsight[ncnn]")
+    else:
+        print(f"{runtime.description}: golden scores differ by at most {difference:.4f}")
     return 0
 
 

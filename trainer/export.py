@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 import onnxruntime
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import ValidationError
 
-from edge.bundle import CARD, GOLDEN, Artefact, DecisionSpec, Manifest, Metric, OutputSpec, write_bundle
+from edge.bundle import CARD, GOLDEN, Artefact, Bundle, DecisionSpec, Manifest, Metric, OutputSpec, write_bundle
 from edge.capture.phantom import training_frames
 from edge.decision import calibrate
 from edge.errors import FoldsightError
@@ -22,6 +23,8 @@ from edge.regions import map_probabilities
 from edge.runtime import OnnxRuntime
 from trainer.evaluate import finding_scores
 from trainer.metrics import NAMES
+from trainer.ncnn_export import MINIMUM as NCNN_MINIMUM
+from trainer.ncnn_export import float_graph, ncnn_form
 from trainer.report import markdown
 
 if TYPE_CHECKING:
@@ -39,10 +42,24 @@ TEMPLATES = Path(__file__).parent / "templates"
 _TEMPERATURES = np.geomspace(0.2, 20.0, 461)  # each 1 % above the one before
 # Of a calibrated score; another processor rounds differently. TensorRT fuses what ONNX Runtime rounds in between, and
 # builds half precision of FP32.
-_TOLERANCE = {"onnxruntime": {"int8": 0.02, "fp32": 0.002}, "tensorrt": {"int8": 0.05, "fp32": 0.02}}
+_TOLERANCE = {
+    "onnxruntime": {"int8": 0.02, "fp32": 0.002},
+    "tensorrt": {"int8": 0.05, "fp32": 0.02},
+    "ncnn": {"fp32": 0.02},  # half precision where the processor has that
+}
 # Of one cell, which rests on less than a score.
-_MAP_TOLERANCE = {"onnxruntime": {"int8": 0.05, "fp32": 0.005}, "tensorrt": {"int8": 0.1, "fp32": 0.05}}
-_MINIMUM_RUNTIME: dict[str, str] = {"onnxruntime": "1.23", "tensorrt": "8.6"}
+_MAP_TOLERANCE = {
+    "onnxruntime": {"int8": 0.05, "fp32": 0.005},
+    "tensorrt": {"int8": 0.1, "fp32": 0.05},
+    "ncnn": {"fp32": 0.05},
+}
+_MINIMUM_RUNTIME: dict[str, str] = {"onnxruntime": "1.23", "tensorrt": "8.6", "ncnn": NCNN_MINIMUM}
+_NCNN_CARD = """
+## In ncnn
+
+The bundle also holds the form for ncnn: the same weights, activations without rounding. The figures above are the INT8
+model's; docs/quantisation.md of Foldsight says how the two compare.
+"""
 _GOLDEN_PHANTOMS, _GOLDEN_PATTERNS, _GOLDEN_SEED = 5, 3, 1
 
 
@@ -141,12 +158,107 @@ def golden_inputs(spec: InputSpec) -> NDArray[np.uint8]:
 
 
 class Shipped(NamedTuple):
-    """A model for a bundle: what it is for, how it computes, what runs it, and its ONNX file."""
+    """A model for a bundle.
+
+    Attributes:
+        role: what it is for.
+        precision: how it computes.
+        runtime: what runs it.
+        model: its file.
+        stands_for: a graph for ONNX Runtime that answers the same, where the file is none: it gives golden outputs.
+    """
 
     role: Literal["primary", "smaller"]
     precision: Literal["int8", "fp32"]
     runtime: RuntimeName
     model: bytes
+    stands_for: bytes | None = None
+
+
+def artefact_name(bundle: str, role: str, precision: str, runtime: RuntimeName) -> str:
+    """What a form of a bundle's model is called."""
+    own = [*(["smaller"] if role == "smaller" else []), *([] if runtime == "onnxruntime" else [runtime])]
+    return "-".join([bundle, *own, precision])
+
+
+def describe(
+    bundle: str, model: Shipped, inputs: NDArray[np.uint8], *, labels: int, temperature: float, maps: MapSpec | None
+) -> tuple[Artefact, dict[str, NDArray[np.float32]]]:
+    """A form's entry in the manifest, and its golden outputs by their names in the bundle.
+
+    Args:
+        bundle: its name.
+        model: the form.
+        inputs: golden inputs uint8 (n, H, W, 3) RGB.
+        labels: how many logits there are.
+        temperature: of the scores.
+        maps: how its maps are read, None without.
+    """
+    role, precision, runtime_name, content, stands_for = model
+    name = artefact_name(bundle, role, precision, runtime_name)
+    artefact = Artefact(
+        name=name,
+        format="ncnn" if runtime_name == "ncnn" else "onnx",
+        precision=precision,
+        role=role,
+        runtime=runtime_name,
+        file=f"{name}.json" if runtime_name == "ncnn" else f"{name}.onnx",
+        minimum_runtime=_MINIMUM_RUNTIME[runtime_name],
+        tolerance=_TOLERANCE[runtime_name][precision],
+        map_tolerance=None if maps is None else _MAP_TOLERANCE[runtime_name][precision],
+    )
+    runtime = OnnxRuntime(stands_for or content, where=name, labels=labels, maps=None if maps is None else maps.output)
+    scores, shown = [], []
+    for image in inputs:
+        scores.append(calibrate(runtime.infer(image[None]), temperature, exclusive=True))
+        if maps is not None and runtime.maps is not None:
+            shown.append(map_probabilities(runtime.maps, maps.temperature))
+    golden = {f"scores_{name}": np.stack(scores)}
+    return artefact, golden | ({f"maps_{name}": np.stack(shown)} if shown else {})
+
+
+def with_ncnn(bundle: Bundle, path: Path, version: str) -> Bundle:
+    """Write a bundle anew that holds the form for ncnn, too: the weights and all else stay.
+
+    Args:
+        bundle: opened, with an INT8 model. Its signature does not hold for the new one.
+        path: where to.
+        version: of the new one: of one version there is one bundle.
+
+    Returns:
+        The new bundle.
+
+    Raises:
+        FoldsightError: its graph holds what the form does not know, it has the form already, or this is no version.
+    """
+    manifest, primary = bundle.manifest, bundle.artefact("int8")
+    if any(artefact.runtime == "ncnn" for artefact in manifest.artefacts):
+        raise FoldsightError(f"{bundle.path} holds a form for ncnn already")
+    if version == manifest.version:
+        raise FoldsightError(f"{bundle.path} is version {version} itself: give the new bundle another one")
+    narrow = bundle.files[primary.file]
+    made = Shipped("primary", "fp32", "ncnn", ncnn_form(narrow, primary.file), float_graph(narrow))
+    with np.load(io.BytesIO(bundle.files[GOLDEN]), allow_pickle=False) as arrays:
+        golden = dict(arrays)
+    artefact, answers = describe(
+        manifest.name,
+        made,
+        golden["inputs"],
+        labels=len(manifest.labels),
+        temperature=manifest.decision.temperature,
+        maps=manifest.outputs.maps,
+    )
+    stream = io.BytesIO()
+    np.savez(stream, **golden, **answers)  # type: ignore[arg-type]
+    card = bundle.files[CARD].decode().replace(f"{manifest.name} {manifest.version}", f"{manifest.name} {version}")
+    files = {name: content for name, content in bundle.files.items() if name in manifest.files}
+    files |= {artefact.file: made.model, GOLDEN: stream.getvalue(), CARD: f"{card}{_NCNN_CARD}".encode()}
+    new = manifest.model_copy(update={"version": version, "artefacts": [*manifest.artefacts, artefact]})
+    try:
+        write_bundle(path, new, files)
+    except ValidationError as error:
+        raise FoldsightError(f"{version} is no version: write for example {manifest.version}") from error
+    return Bundle.open(path)
 
 
 def build_bundle(
@@ -182,33 +294,15 @@ def build_bundle(
         FoldsightError: it became larger than the recipe allows.
     """
     inputs = golden_inputs(recipe.input)
-    artefacts, golden, files = [], {"inputs": inputs}, {}
-    for role, precision, runtime_name, model in models:
-        own = [*(["smaller"] if role == "smaller" else []), *(["tensorrt"] if runtime_name == "tensorrt" else [])]
-        name = "-".join([recipe.bundle.name, *own, precision])
-        artefacts.append(
-            Artefact(
-                name=name,
-                format="onnx",
-                precision=precision,
-                role=role,
-                runtime=runtime_name,
-                file=f"{name}.onnx",
-                minimum_runtime=_MINIMUM_RUNTIME[runtime_name],
-                tolerance=_TOLERANCE[runtime_name][precision],
-                map_tolerance=None if maps is None else _MAP_TOLERANCE[runtime_name][precision],
-            )
+    golden: dict[str, NDArray[Any]] = {"inputs": inputs}
+    artefacts, files = [], {}
+    for model in models:
+        artefact, answers = describe(
+            recipe.bundle.name, model, inputs, labels=len(recipe.labels), temperature=decision.temperature, maps=maps
         )
-        runtime = OnnxRuntime(model, where=name, labels=len(recipe.labels), maps=None if maps is None else maps.output)
-        scores, shown = [], []
-        for image in inputs:
-            scores.append(calibrate(runtime.infer(image[None]), decision.temperature, exclusive=True))
-            if maps is not None and runtime.maps is not None:
-                shown.append(map_probabilities(runtime.maps, maps.temperature))
-        golden[f"scores_{name}"] = np.stack(scores)
-        if shown:
-            golden[f"maps_{name}"] = np.stack(shown)
-        files[f"{name}.onnx"] = model
+        artefacts.append(artefact)
+        golden |= answers
+        files[artefact.file] = model.model
     stream = io.BytesIO()
     np.savez(stream, **golden)  # type: ignore[arg-type]
     files[GOLDEN] = stream.getvalue()

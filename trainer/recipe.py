@@ -276,7 +276,7 @@ class DecideSettings(_Part):
     expire_s: Positive = 1.0
 
 
-ArtefactKind = Literal["int8", "fp32", "tensorrt-int8", "tensorrt-fp32"]
+ArtefactKind = Literal["int8", "fp32", "tensorrt-int8", "tensorrt-fp32", "ncnn"]
 
 
 class BundleSettings(_Part):
@@ -285,7 +285,8 @@ class BundleSettings(_Part):
     Attributes:
         max_bytes: a larger bundle is refused.
         artefacts: forms of the model, the primary one first: for ONNX Runtime, or from which TensorRT builds its engine
-            (INT8 as it wants it; FP32, of which it makes half precision).
+            (INT8 as it wants it; FP32, of which it makes half precision). `ncnn` is the form for ncnn, which takes its
+            weights from the INT8 graph.
     """
 
     name: str
@@ -298,8 +299,11 @@ class BundleSettings(_Part):
 
     @model_validator(mode="after")
     def _runs_anywhere(self) -> BundleSettings:
-        if self.artefacts[0].startswith("tensorrt"):
+        if self.artefacts[0] not in ("int8", "fp32"):
             msg = f"artefacts {self.artefacts} must begin with int8 or fp32: every device can run these"
+            raise ValueError(msg)
+        if "ncnn" in self.artefacts and "int8" not in self.artefacts:
+            msg = f"artefacts {self.artefacts} hold ncnn without int8, whose weights it takes"
             raise ValueError(msg)
         if len(set(self.artefacts)) != len(self.artefacts):
             msg = f"artefacts {self.artefacts} name one twice"

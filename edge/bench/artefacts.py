@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from edge.choice import best, measure
 from edge.errors import FoldsightError
 from edge.runtime import nvidia, open_runtime
+from edge.runtime.ncnn import open_ncnn
 from edge.runtime.tensorrt import FOLDER, choose_artefact, open_engine
 
 if TYPE_CHECKING:
@@ -21,16 +22,17 @@ _SECONDS = 2.0
 
 
 def measure_artefacts(config: Config, bundle: Bundle, connect: Callable[[], Driver] = nvidia.connect) -> dict[str, Any]:
-    """Time one inference of each artefact for ONNX Runtime and, where the bundle has a graph for it, of an engine.
+    """Time one inference of each artefact for ONNX Runtime, of ncnn's and of an engine where the bundle has them.
 
     Args:
-        config: threads, and `model.runtime`: with `onnxruntime` no engine is tried.
+        config: threads, and `model.runtime`: with `onnxruntime` neither ncnn nor an engine is tried.
         bundle: opened.
         connect: gives TensorRT's driver.
 
     Returns:
         `timed`: name, role, precision, runtime, p50_ms, p95_ms and bytes of each, the quickest first; `use`: the name
-        of the one to use here; `why`; `engine`: why there is none, empty where there is one or none was asked for.
+        of the one to use here; `why`; `engine`: why there is none, empty where there is one or none was asked for;
+        `ncnn`: the same of ncnn.
     """
     manifest = bundle.manifest
     artefacts = [a for a in manifest.artefacts if a.runtime == "onnxruntime"]
@@ -38,8 +40,15 @@ def measure_artefacts(config: Config, bundle: Bundle, connect: Callable[[], Driv
         (a.name, a.precision, open_runtime(bundle, a, threads=config.model.threads)) for a in artefacts
     ]
     about = {a.name: (a.role, len(bundle.files[a.file])) for a in artefacts}
-    missing = ""
-    if config.model.runtime != "onnxruntime" and any(a.runtime == "tensorrt" for a in manifest.artefacts):
+    missing = without = ""
+    if config.model.runtime in ("auto", "ncnn") and any(a.runtime == "ncnn" for a in manifest.artefacts):
+        try:
+            form, ncnn = open_ncnn(bundle, threads=config.model.threads)
+            candidates.append((form.name, form.precision, ncnn))
+            about[form.name] = (form.role, len(bundle.files[form.file]))
+        except FoldsightError as error:
+            without = str(error)
+    if config.model.runtime in ("auto", "tensorrt") and any(a.runtime == "tensorrt" for a in manifest.artefacts):
         try:
             artefact, precision = choose_artefact(bundle, config.model.engine)
             folder = config.effective_state_dir / FOLDER
@@ -65,4 +74,5 @@ def measure_artefacts(config: Config, bundle: Bundle, connect: Callable[[], Driv
         "use": chosen.name,
         "why": why,
         "engine": missing,
+        "ncnn": without,
     }

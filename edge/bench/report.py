@@ -75,7 +75,8 @@ def _artefacts(result: dict[str, Any]) -> list[str]:
         label = entry["name"] if entry["role"] == "primary" else f"{entry['name']} (smaller)"
         lines.append(f"{label:<36}{entry['p50_ms']:>9.2f}{entry['p95_ms']:>9.2f}{entry['bytes'] / 1000:>9.0f}")
     lines.append(f"use {found['use']}: {found['why']}")
-    return [*lines, *([f"no engine: {found['engine']}"] if found["engine"] else [])]
+    missing = {"engine": found["engine"], "ncnn": found.get("ncnn", "")}
+    return [*lines, *(f"no {name}: {why}" for name, why in missing.items() if why)]
 
 
 def _drift(result: dict[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from edge.runtime.ncnn import load_ncnn
 from edge.runtime.onnx import OnnxRuntime, onnx_version
 
 if TYPE_CHECKING:
@@ -34,11 +35,14 @@ class Runtime(Protocol):
 
 
 def open_runtime(bundle: Bundle, artefact: Artefact, *, threads: int = 1) -> Runtime:
-    """Load an artefact of a bundle.
+    """Load an artefact of a bundle: ncnn's form by ncnn, any graph by ONNX Runtime.
 
     Raises:
         BundleError: the runtime cannot load it, or it has another input or output than the manifest says.
+        EngineError: ncnn is missing, or cannot load it.
     """
+    if artefact.runtime == "ncnn":
+        return load_ncnn(bundle, artefact, threads=threads)
     spec, maps = bundle.manifest.input, bundle.manifest.outputs.maps
     return OnnxRuntime(
         bundle.files[artefact.file],

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge.runtime.tensorrt import EngineError, Tensor
+from edge.errors import EngineError
+from edge.runtime.tensorrt import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

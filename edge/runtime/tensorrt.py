@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from edge.errors import BundleError, FoldsightError
+from edge.errors import BundleError, EngineError, FoldsightError
 from edge.pairing import files
 
 if TYPE_CHECKING:
@@ -39,10 +39,6 @@ FOLDER = "engines"
 _MAGIC = b"foldsight engine 1\n"
 _KEPT = 4  # engines: two models, before and after an update of TensorRT
 _HALF = 0.02  # of a score or a cell: what half precision may differ by from the FP32 that was recorded
-
-
-class EngineError(FoldsightError):
-    """TensorRT or the GPU cannot do what is asked."""
 
 
 class Tensor(NamedTuple):

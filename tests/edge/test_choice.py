@@ -15,8 +15,8 @@ from edge.bench.report import _artefacts
 from edge.bundle import Bundle, write_bundle
 from edge.choice import MEMORY, Memory, Timed, best, choose, measure, open_analyser, processor, start_engine
 from edge.config import Config
-from edge.errors import BundleError
-from edge.runtime.tensorrt import EngineError, Relay
+from edge.errors import BundleError, EngineError
+from edge.runtime.tensorrt import Relay
 
 if TYPE_CHECKING:
     from collections.abc import Callable

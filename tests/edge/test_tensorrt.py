@@ -17,9 +17,9 @@ import pytest
 from conftest import tiny_files, tiny_manifest
 
 from edge.bundle import Artefact, Bundle, write_bundle
-from edge.errors import BundleError, FoldsightError
+from edge.errors import BundleError, EngineError, FoldsightError
 from edge.runtime import OnnxRuntime, nvidia, open_runtime
-from edge.runtime.tensorrt import EngineCache, EngineError, Key, Relay, Tensor, TensorRtRuntime, open_engine
+from edge.runtime.tensorrt import EngineCache, Key, Relay, Tensor, TensorRtRuntime, open_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.console import say
 from trainer.evaluate import Judging, run_model
-from trainer.export import Shipped
+from trainer.export import Shipped, artefact_name
 from trainer.maps import map_truth
 from trainer.models import PixelModel
+from trainer.ncnn_export import float_graph, ncnn_form
 from trainer.onnx_export import MAPS, with_cast_input, with_image_input
 from trainer.quantise.calibrate import Calibration, limits
 from trainer.quantise.gate import Ground, measure
@@ -134,6 +135,10 @@ def primary_artefacts(run: Run) -> list[Shipped]:
             made.append(Shipped("primary", "fp32", "onnxruntime", graph.SerializeToString()))
         elif kind == "tensorrt-int8":
             made.append(Shipped("primary", "int8", "tensorrt", (run.quantise() / TENSORRT).read_bytes()))
+        elif kind == "ncnn":
+            narrow = (run.quantise() / INT8).read_bytes()
+            file = f"{artefact_name(run.recipe.bundle.name, 'primary', 'int8', 'onnxruntime')}.onnx"
+            made.append(Shipped("primary", "fp32", "ncnn", ncnn_form(narrow, file), float_graph(narrow)))
         else:
             graph = with_cast_input(run.body("distilled"))
             made.append(Shipped("primary", "fp32", "tensorrt", graph.SerializeToString()))
