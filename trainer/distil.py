@@ -13,24 +13,46 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from trainer.distrust import Distrust
     from trainer.losses import HardLabels, SoftMaps, SoftTargets
     from trainer.models import Probe
+
+
+class Beside(NamedTuple):
+    """What is known of a batch beside its pictures, their labels and maps.
+
+    Attributes:
+        origins: int64 (N,), where each image comes from, as its data counts.
+        progress: share of the training that is done, from 0 to 1.
+    """
+
+    origins: Tensor
+    progress: float
 
 
 class Task(nn.Module):
     """A model with what it learns from.
 
-    Its forward takes pixels uint8 (N, 3, H, W), labels int64 (N,) and maps float32 (N, labels, h, w), which have no
-    elements where the data has none.
+    Its forward takes pixels uint8 (N, 3, H, W), labels int64 (N,), maps float32 (N, labels, h, w), which have no
+    elements where the data has none, and what is known beside; most tasks need nothing of the last.
 
     Attributes:
         model: what is trained: uint8 pixels (N, 3, H, W) -> logits (N, C), and map logits (N, labels, h, w) with them
             where it has a map.
+        distrust: what keeps it from learning the images' sources; None for nothing.
     """
+
+    distrust: Distrust | None
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.distrust = None
+
+    @property
+    def together(self) -> int:
+        """How many images in a row must be seen by one process."""
+        return 1 if self.distrust is None else self.distrust.together
 
     def frozen(self) -> list[nn.Module]:
         """Networks that take part but do not learn: moved to the device, but neither wrapped nor saved."""
@@ -38,7 +60,7 @@ class Task(nn.Module):
 
     def helpers(self) -> nn.Module:
         """What learns beside the model without being kept, a regressor for example; nothing, as a rule."""
-        return nn.ModuleList()
+        return nn.ModuleList() if self.distrust is None else self.distrust
 
 
 class Supervised(Task):
@@ -48,10 +70,15 @@ class Supervised(Task):
         super().__init__(model)
         self.hard = hard
 
-    def forward(self, pixels: Tensor, labels: Tensor, _maps: Tensor) -> dict[str, Tensor]:
+    def forward(self, pixels: Tensor, labels: Tensor, _maps: Tensor, beside: Beside | None = None) -> dict[str, Tensor]:
         """The `loss`, and its term `hard`."""
-        hard = self.hard(self.model(pixels), labels)
-        return {"loss": hard, "hard": hard.detach()}
+        if self.distrust is None:
+            hard = self.hard(self.model(pixels), labels)
+            return {"loss": hard, "hard": hard.detach()}
+        with self.distrust.watch():
+            logits = self.model(pixels)
+        each = self.hard.each(logits, labels)
+        return {**self.distrust(each, logits, labels, beside), "hard": each.detach().mean()}
 
 
 class Answer(NamedTuple):
@@ -96,7 +123,7 @@ class Distillation(Task):
     L = soft_weight * soft(student, teacher) + hard_weight * hard(student, labels); both see the same augmented pixels
     (Beyer et al. 2022, arXiv 2106.05237). Where the student has a map, map_weight * dense(map, maps) joins them: the
     maps are a segmentation teacher's answer, computed once and carried through the augmentation. So do the terms of
-    `also`.
+    `also`. With `distrust`, its loss over the images' own soft and hard terms stands for the first two.
     """
 
     def __init__(
@@ -122,24 +149,33 @@ class Distillation(Task):
 
     def helpers(self) -> nn.Module:
         """The terms of `also`: some of them learn."""
-        return self.guides
+        if self.distrust is None:
+            return self.guides
+        return nn.ModuleDict({"guides": self.guides, "distrust": self.distrust})
 
     def frozen(self) -> list[nn.Module]:
         """The teacher."""
         return list(self._teacher)
 
-    def forward(self, pixels: Tensor, labels: Tensor, maps: Tensor) -> dict[str, Tensor]:
+    def forward(self, pixels: Tensor, labels: Tensor, maps: Tensor, beside: Beside | None = None) -> dict[str, Tensor]:
         """The `loss`, and its terms `soft`, `hard`, `map` and those of `also` before weighting."""
         with torch.no_grad(), nullcontext() if self._also is None else self._also.its:
             answer = self._teacher[0](pixels)
-        with nullcontext() if self._also is None else self._also.own:
+        own_levels = nullcontext() if self._also is None else self._also.own
+        with own_levels, nullcontext() if self.distrust is None else self.distrust.watch():
             logits = self.model(pixels)
-        terms = {}
+        terms: dict[str, Tensor] = {}
         if self.dense is not None:
             logits, found = logits
             terms["map"] = self.dense(found, maps)
-        terms["soft"], terms["hard"] = self.soft(logits, answer), self.hard(logits, labels)
-        loss = self.soft_weight * terms["soft"] + self.hard_weight * terms["hard"]
+        if self.distrust is None:
+            terms["soft"], terms["hard"] = self.soft(logits, answer), self.hard(logits, labels)
+            loss = self.soft_weight * terms["soft"] + self.hard_weight * terms["hard"]
+        else:
+            soft, hard = self.soft.each(logits, answer), self.hard.each(logits, labels)
+            terms |= self.distrust(self.soft_weight * soft + self.hard_weight * hard, logits, labels, beside)
+            loss = terms.pop("loss")
+            terms["soft"], terms["hard"] = soft.mean(), hard.mean()
         if self.dense is not None:
             loss = loss + self.map_weight * terms["map"]
         if self._also is not None:
@@ -188,7 +224,7 @@ class Taught(Task):
         """The terms: some of them learn, regressors and fusions."""
         return self.guides
 
-    def forward(self, pixels: Tensor, labels: Tensor, answers: Any) -> dict[str, Tensor]:
+    def forward(self, pixels: Tensor, labels: Tensor, answers: Any, _beside: Beside | None = None) -> dict[str, Tensor]:
         """The `loss`, and its terms before weighting."""
         if self._ask is not None:
             answers = self._ask(pixels)

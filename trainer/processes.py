@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from torch import Tensor
+
 _LOOK_EVERY_S = 0.5
 
 
@@ -42,3 +44,14 @@ def wait_for(path: Path, *, seconds: float = 24 * 3600) -> None:
         if time.monotonic() - began > seconds:
             raise FoldsightError(f"{path} has not come from the run's first process; see what became of that one")
         time.sleep(_LOOK_EVERY_S)
+
+
+def together(value: Tensor) -> tuple[Tensor, int]:
+    """The sum of a tensor over all processes that train together, and their number; no gradient passes."""
+    import torch  # noqa: PLC0415  not every command that counts processes needs it
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value, 1
+    whole = value.detach().clone()
+    torch.distributed.all_reduce(whole)
+    return whole, torch.distributed.get_world_size()

@@ -79,6 +79,35 @@ class TrainSettings(_Part):
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
 
 
+class RobustSettings(_Part):
+    """Training that does not trust the images' sources (trainer.losses.distrust); all of it is off unless set.
+
+    Attributes:
+        group_dro: step of the weights of groups (source and label), by which those count most that fare worst; 0.01 in
+            the paper.
+        adversary: strength of the reversed gradient of heads that tell the source within a label, after its ramp.
+        twins: weight of the margin between twins; it needs `augment.twins`.
+        twin_margin: by how much the log-odds of the twin with folds are to exceed the other's.
+    """
+
+    group_dro: float = Field(default=0.0, ge=0, le=1)
+    adversary: float = Field(default=0.0, ge=0, le=10)
+    twins: float = Field(default=0.0, ge=0, le=100)
+    twin_margin: float = Field(default=2.0, gt=0, le=100)
+
+    @model_validator(mode="after")
+    def _margin_of_twins(self) -> RobustSettings:
+        if not self.twins and self.twin_margin != RobustSettings.model_fields["twin_margin"].default:
+            msg = f"twin_margin is {self.twin_margin:g}, but twins is 0, so nothing has this margin: set twins as well"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def on(self) -> bool:
+        """Whether it does anything."""
+        return bool(self.group_dro or self.adversary or self.twins)
+
+
 class TeacherSettings(_Part):
     """The large network.
 
@@ -87,6 +116,7 @@ class TeacherSettings(_Part):
         weights: `hub`, `package`, `none`, or the path of a file.
         frozen_stages: how many stages after the stem stay as pretrained (EfficientNets only).
         dropout: share of pooled features dropped in training.
+        robust: training that does not trust sources.
     """
 
     backbone: str
@@ -94,6 +124,7 @@ class TeacherSettings(_Part):
     frozen_stages: int = Field(default=0, ge=0)
     dropout: float = Field(default=0.2, ge=0, lt=1)
     train: TrainSettings
+    robust: RobustSettings = RobustSettings()
 
 
 class StudentSettings(_Part):
@@ -107,6 +138,7 @@ class StudentSettings(_Part):
         options: of an own module: more for its constructor.
         dropout: share of pooled features dropped in training.
         train: how it is trained.
+        robust: training that does not trust sources, from scratch and distilled.
     """
 
     model: str = "simple_resnet"
@@ -115,6 +147,7 @@ class StudentSettings(_Part):
     options: dict[str, Any] = {}
     dropout: float = Field(default=0.1, ge=0, lt=1)
     train: TrainSettings
+    robust: RobustSettings = RobustSettings()
 
     @model_validator(mode="after")
     def _fits(self) -> StudentSettings:
@@ -368,6 +401,21 @@ class Recipe(_Part):
         if self.finding not in self.labels:
             msg = f"finding {self.finding!r} is not one of the labels {self.labels}"
             raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _twins_to_tell_apart(self) -> Recipe:
+        for name in ("teacher", "student", "smaller"):
+            network = getattr(self, name)
+            if network is None or not network.robust.twins:
+                continue
+            where = f"{name}.robust.twins is {network.robust.twins:g}, but "
+            if not self.augment.twins:
+                msg = where + "augment.twins is 0, so no picture is shown twice: set that above 0, or this to 0"
+                raise ValueError(msg)
+            if network.train.batch % 2:
+                msg = where + f"{name}.train.batch is {network.train.batch}, which parts twins: make it even"
+                raise ValueError(msg)
         return self
 
 

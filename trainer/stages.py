@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from edge.bundle import DecisionSpec, MapSpec
     from trainer.answers import SplitAnswers
     from trainer.data.pack import Pack
-    from trainer.distil import Also
+    from trainer.distil import Also, Task
     from trainer.evaluate import Answers, Judging
     from trainer.inputs import Inputs
     from trainer.models import PixelModel
-    from trainer.recipe import DataSettings, MapSettings, StudentSettings, TrainSettings
+    from trainer.recipe import DataSettings, MapSettings, RobustSettings, StudentSettings, TrainSettings
 
 _QUANTISED = {"int8": "distilled", "smaller": "smaller"}  # rows of INT8 models, and whose they are
 _TOGETHER = ("teacher", "scratch", "distil")  # stages that several processes train together
@@ -140,12 +140,15 @@ class Run:
 
     def inputs(self, split: str) -> Inputs:
         """A split as the device would see it, prepared once."""
+        return self.prepared(self.split(split), split)
+
+    def prepared(self, records: Sequence[Record], name: str) -> Inputs:
+        """Some images as the device would see them, prepared once; `name` is what the cache calls them."""
         from trainer.inputs import prepare_inputs  # noqa: PLC0415
 
-        records = self.split(split)
         device = code_hash(Path(optics.__file__).parent, Path(preprocess.__file__))
         key = digest("inputs", 1, data_hash(records, self.root), self.recipe.input, device)[:16]
-        cache = self.out / "cache" / f"inputs-{split}-{key}"
+        cache = self.out / "cache" / f"inputs-{name}-{key}"
         return prepare_inputs(records, self.root, self.recipe.input, cache, self.recipe.labels)
 
     # --- networks ---
@@ -198,13 +201,13 @@ class Run:
         from trainer.distil import Supervised  # noqa: PLC0415
         from trainer.losses import HardLabels  # noqa: PLC0415
 
-        settings = self.recipe.teacher.train
+        settings, robust = self.recipe.teacher.train, self.recipe.teacher.robust
         folder = self._folder("teacher", self.teacher_key)
 
         def work() -> dict[str, Any]:
-            return self._fit(
-                Supervised(self.new_teacher(), HardLabels(settings.smoothing)), settings, folder, "teacher"
-            )
+            self._require_sources()
+            task = Supervised(self.new_teacher(), HardLabels(settings.smoothing))
+            return self._fit(task, settings, folder, "teacher", robust=robust)
 
         return self._once("teacher", folder, work)
 
@@ -213,12 +216,13 @@ class Run:
         from trainer.distil import Supervised  # noqa: PLC0415
         from trainer.losses import HardLabels  # noqa: PLC0415
 
-        settings = self.recipe.student.train
+        settings, robust = self.recipe.student.train, self.recipe.student.robust
         folder = self._folder("scratch", self.scratch_key)
 
         def work() -> dict[str, Any]:
+            self._require_sources()
             task = Supervised(self.new_student("scratch"), HardLabels(settings.smoothing))
-            return self._fit(task, settings, folder, "student from scratch")
+            return self._fit(task, settings, folder, "student from scratch", robust=robust)
 
         return self._once("scratch", folder, work)
 
@@ -227,15 +231,19 @@ class Run:
         self.teacher()
         if self._maps(row) is not None:
             self.soft_masks()
-        settings = self._student_settings(row).train
+        chosen = self._student_settings(row)
         folder = self._folder("distil", self.distil_key(row))
 
         def work() -> dict[str, Any]:
-            return self.learn(row, self.new_student(row), settings, folder, TITLES[row])
+            student = self.new_student(row)
+            return self.learn(row, student, chosen.train, folder, TITLES[row], robust=chosen.robust)
 
         return self._once("distil", folder, work)
 
-    def learn(self, row: str, student: nn.Module, settings: TrainSettings, folder: Path, title: str) -> dict[str, Any]:
+    def learn(
+        self, row: str, student: nn.Module, settings: TrainSettings, folder: Path, title: str,
+        *, robust: RobustSettings | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
         """Train a row's student, wherever its weights begin, under the teacher; returns what it came to."""
         from trainer.distil import Distillation  # noqa: PLC0415
         from trainer.losses import HardLabels, SoftMaps, SoftTargets  # noqa: PLC0415
@@ -252,7 +260,15 @@ class Run:
             map_weight=0.0 if maps is None else maps.weight,
             also=self._also(student, teacher, settings) if distil.also else None,
         )  # fmt: skip
-        return self._fit(task, settings, folder, title, maps=maps is not None)
+        return self._fit(task, settings, folder, title, maps=maps is not None, robust=robust)
+
+    def _require_sources(self) -> None:
+        """Refuse a network that is to distrust its sources where there is one alone, before any is trained."""
+        from trainer.distrust import require_sources  # noqa: PLC0415
+
+        for network in (self.recipe.teacher, self.recipe.student, self.recipe.smaller):
+            if network is not None and network.robust.on:
+                require_sources(network.robust, [record.source for record in self.split("train")])
 
     def _also(self, student: nn.Module, teacher: nn.Module, settings: TrainSettings) -> Also:
         """The recipe's further terms of distillation."""
@@ -322,8 +338,9 @@ class Run:
         )  # fmt: skip
 
     def _fit(
-        self, task: Any, settings: TrainSettings, folder: Path, title: str, *, maps: bool = False
-    ) -> dict[str, Any]:
+        self, task: Task, settings: TrainSettings, folder: Path, title: str, *, maps: bool = False,
+        robust: RobustSettings | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
         import torch  # noqa: PLC0415
 
         from trainer._torchvision import ensure_torchvision  # noqa: PLC0415
@@ -332,6 +349,7 @@ class Run:
         from lightning.fabric import Fabric  # noqa: PLC0415  it brings torchmetrics, and that torchvision
 
         from trainer.data.dataset import TrainSet, limit_threads  # noqa: PLC0415
+        from trainer.distrust import Distrust  # noqa: PLC0415
         from trainer.models import MAP_STRIDE  # noqa: PLC0415
         from trainer.train import fit, resolve_precision  # noqa: PLC0415
         from trainer.validate import Validation  # noqa: PLC0415
@@ -350,7 +368,11 @@ class Run:
             pack, held = self.pack, self.inputs("val")
         pack = pack.with_maps(self.soft_masks()) if maps else pack
         data = TrainSet(pack, pack.records, augment, recipe.seed, stride=MAP_STRIDE)
-        validation = Validation(held, recipe.labels.index(recipe.finding))
+        finding = recipe.labels.index(recipe.finding)
+        if robust is not None and robust.on:
+            task.distrust = Distrust(robust, data.origins, data.cells, task.model, finding,
+                                     twins=data.shows_twins, seed=recipe.seed)  # fmt: skip
+        validation = Validation(held, finding)
         say(f"{title}: {settings.epochs} epochs of {settings.epoch_images} images, precision {precision}")
         began = time.monotonic()
         trained = fit(fabric, task, data, validation, settings, folder, title=title, workers=machine.workers,

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from edge.errors import FoldsightError
 from trainer._torchvision import ensure_torchvision
 from trainer.console import Meter, say
+from trainer.distil import Beside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -61,17 +62,22 @@ class Trained:
 
 
 class _Batches:
-    """Batch sampler over an epoch's samples in order: skips what is done, and takes one rank's part of each batch."""
+    """Batch sampler over an epoch's samples in order: skips what is done, and takes one rank's part of each batch.
 
-    def __init__(self, steps: int, batch: int, start: int, rank: int, world: int) -> None:
+    The ranks take turns, `together` samples at a time.
+    """
+
+    def __init__(self, steps: int, batch: int, start: int, rank: int, world: int, together: int = 1) -> None:
         self._steps, self._batch, self._start, self._rank, self._world = steps, batch, start, rank, world
+        self._together = together
 
     def __len__(self) -> int:
         return self._steps - self._start
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self._start, self._steps):
-            yield list(range(step * self._batch + self._rank, (step + 1) * self._batch, self._world))
+            first = step * self._batch
+            yield [first + i for i in range(self._batch) if i // self._together % self._world == self._rank]
 
 
 def fit(
@@ -122,7 +128,7 @@ def fit(
     ):
         for epoch in range(first, settings.epochs):
             data.set_epoch(epoch)
-            sampler = _Batches(steps, settings.batch, start, fabric.global_rank, fabric.world_size)
+            sampler = _Batches(steps, settings.batch, start, fabric.global_rank, fabric.world_size, task.together)
             # Its own generator: a loader begun again within an epoch must not draw from the random state of dropout.
             loader: DataLoader[Any] = DataLoader(
                 data,  # type: ignore[arg-type]
@@ -131,8 +137,8 @@ def fit(
                 generator=torch.Generator(),
             )
             task.train()
-            for step, (pixels, labels, _, more) in enumerate(loader, start=start + 1):
-                terms = learner.learn(pixels, labels, more, epoch, step)
+            for step, (pixels, labels, origins, more) in enumerate(loader, start=start + 1):
+                terms = learner.learn(pixels, labels, origins, more, epoch, step)
                 if step % _LOG_EVERY_STEPS == 0 or step == steps:
                     log.write(epoch, step, rate=meter.rate, learning_rate=learner.learning_rate, **terms)
                 meter.advance(settings.batch, f"epoch {epoch + 1}/{settings.epochs} loss {terms['loss']:.4f}")
@@ -185,7 +191,13 @@ class _Learner:
         return model.eval()
 
     def learn(
-        self, pixels: Tensor, labels: Tensor, more: Tensor | Mapping[str, Tensor], epoch: int, step: int
+        self,
+        pixels: Tensor,
+        labels: Tensor,
+        origins: Tensor,
+        more: Tensor | Mapping[str, Tensor],
+        epoch: int,
+        step: int,
     ) -> dict[str, float]:
         """Take step number `step` (from 1) of an epoch; returns the loss and its terms.
 
@@ -193,12 +205,14 @@ class _Learner:
             FoldsightError: the loss or its gradient is no longer a number. The weights are as before the step.
         """
         fabric, done = self._fabric, epoch * self._steps + step - 1
-        self.learning_rate = _rate(done, self._steps * self._settings.epochs, self._settings)
+        steps = self._steps * self._settings.epochs
+        self.learning_rate = _rate(done, steps, self._settings)
         for group in self._optimiser.param_groups:
             group["lr"] = self.learning_rate
         batch = pixels.to(fabric.device).contiguous(memory_format=torch.channels_last)
         with fabric.autocast():
-            terms = self._task(batch, labels.to(fabric.device), _to(more, fabric.device))
+            beside = Beside(origins.to(fabric.device), done / steps)
+            terms = self._task(batch, labels.to(fabric.device), _to(more, fabric.device), beside)
         self._optimiser.zero_grad()
         fabric.backward(terms["loss"])
         if fabric.world_size > 1:  # what helps the model learn is not in its wrapper
@@ -237,7 +251,7 @@ class _Learner:
         }
         if self._ema is not None:
             state["ema"] = self._ema.state_dict()
-        if list(self._helpers.parameters()):
+        if self._helpers.state_dict():
             state["helpers"] = self._helpers.state_dict()
         if torch.cuda.is_available():
             state["cuda_rng"] = torch.cuda.get_rng_state_all()
@@ -253,7 +267,7 @@ class _Learner:
             self._optimiser.load_state_dict(state["optimiser"])
             if self._ema is not None:
                 self._ema.load_state_dict(state["ema"])
-            if list(self._helpers.parameters()):
+            if self._helpers.state_dict():
                 self._helpers.load_state_dict(state["helpers"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise FoldsightError(f"{path} is a checkpoint of another network: remove {path.parent}") from error

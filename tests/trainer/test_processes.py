@@ -27,9 +27,9 @@ SCRIPT = Path(__file__).with_name("two_processes.py")
 pytestmark = pytest.mark.timeout(900)  # seconds on an idle machine: five Pythons that import torch
 
 
-def train(folder: Path, processes: int) -> Any:
+def train(folder: Path, processes: int, *words: str) -> Any:
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder), str(processes)], capture_output=True, text=True, check=False,
+        [sys.executable, str(SCRIPT), str(folder), str(processes), *words], capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, timeout=800,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -46,6 +46,20 @@ def test_two_processes_show_the_losses_of_one(tmp_path: Path) -> None:
     for part in ("model", "helpers"):
         for name, weight in alone[part].items():
             assert torch.allclose(weight, together[part][name], atol=1e-5), name
+
+
+def test_two_processes_distrust_their_sources_as_one_does(tmp_path: Path) -> None:
+    """Groups are of the whole batch, twins stay together, and both processes hold the same weights of groups."""
+    one, alone = train(tmp_path / "one", 1, "distrust")
+    two, both = train(tmp_path / "two", 2, "distrust")
+    for first, second in zip(one, two, strict=True):
+        assert {"group_dro", "adversary", "twin"} < first.keys()
+        for name, value in first.items():
+            if name not in ("rate", "epoch", "step"):
+                assert second[name] == pytest.approx(value, rel=1e-4, abs=1e-6), (name, first, second)
+    for part in ("model", "helpers"):
+        for name, weight in alone[part].items():
+            assert torch.allclose(weight, both[part][name], atol=1e-5), name
 
 
 def test_the_first_process_is_known_by_what_its_launcher_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,8 +168,8 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_no_number_ends_the_run_and_spares_the_checkpoint(tmp_path: Path) -> None:
     class Broken(Supervised):
-        def forward(self, pixels: Any, labels: Any, maps: Any) -> Any:
-            terms = super().forward(pixels, labels, maps)
+        def forward(self, pixels: Any, labels: Any, maps: Any, beside: Any = None) -> Any:
+            terms = super().forward(pixels, labels, maps, beside)
             return {"loss": terms["loss"] * float("nan")}
 
     with pytest.raises(FoldsightError, match="the loss became nan in epoch 1, step 1; lower the learning rate"):

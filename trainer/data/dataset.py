@@ -114,6 +114,29 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int, torch.Tensor]]):
         image, maps = self._make(label, kind, base, twin=twin, seeds=[self._seed, epoch, drawn])
         return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), label, base, torch.from_numpy(maps)
 
+    @property
+    def cells(self) -> dict[int, list[str]]:
+        """By label, the sources of the records that its samples are made from.
+
+        Larynges whose folds are covered bring their own source to the fold-free.
+        """
+        covered = list(self._coverable) if self._settings.removal > 0 or self.shows_twins else []
+        found = {label: {*pool, *covered} for label, pool in enumerate(self._pools)}
+        weights = self._settings.source_weights
+        never = {source for sources in found.values() for source in sources if weights.get(source, 1.0) == 0}
+        # Where nothing but sources of no weight is left, they are drawn alike (`draw_record`).
+        return {label: sorted(sources - never or sources) for label, sources in found.items()}
+
+    @property
+    def shows_twins(self) -> bool:
+        """Whether some couples of samples are twins: that needs pictures whose folds a mask locates."""
+        return self._settings.twins > 0 and bool(self._coverable)
+
+    @property
+    def origins(self) -> list[str]:
+        """Source of each of the pack's records, which are what samples say they are made from."""
+        return [record.source for record in self._pack.records]
+
     def label_of(self, i: int) -> int:
         """The label of sample `i` of the epoch, without making it."""
         return int(self._plan(int(self._epoch[0]))[i][0])
@@ -198,7 +221,7 @@ class TrainSet(Dataset[tuple[torch.Tensor, int, int, torch.Tensor]]):
                 elif kind == BLEND and label == FOLDS:
                     pools = self._donors
                 plan[i] = label, kind, self._draw(pools, rng), i
-            if self._coverable and self._settings.twins > 0:
+            if self.shows_twins:
                 self._pair(plan, rng)
             self._planned = (epoch, plan)
         return self._planned[1]

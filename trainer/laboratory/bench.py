@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from trainer.distil import Beside
+
 _NAME = "teacher"
 _BATCH = 32
 
@@ -59,8 +61,8 @@ class _Recorded(Taught):
 
     losses: list[float]
 
-    def forward(self, pixels: Tensor, labels: Tensor, answers: Any) -> dict[str, Tensor]:
-        terms = super().forward(pixels, labels, answers)
+    def forward(self, pixels: Tensor, labels: Tensor, answers: Any, beside: Beside | None = None) -> dict[str, Tensor]:
+        terms = super().forward(pixels, labels, answers, beside)
         self.losses.append(float(terms["loss"].detach()))
         return terms
 

@@ -1,6 +1,7 @@
 """Losses: each a small module that names its formula, its shapes and its source."""
 
 from trainer.losses.dense import SoftMaps
+from trainer.losses.distrust import GroupRobust, SourceAdversary, TwinMargin
 from trainer.losses.feature import AttentionTransfer, Hint, LayerError, MapDivergence, Regressed, Wasserstein
 from trainer.losses.fusion import AttentionFusion
 from trainer.losses.hard import HardLabels, HardSets
@@ -20,6 +21,7 @@ __all__ = [
     "BernoulliTargets",
     "CorrelatedTargets",
     "DecoupledTargets",
+    "GroupRobust",
     "HardLabels",
     "HardSets",
     "Hint",
@@ -33,5 +35,7 @@ __all__ = [
     "SoftBinary",
     "SoftMaps",
     "SoftTargets",
+    "SourceAdversary",
+    "TwinMargin",
     "Wasserstein",
 ]

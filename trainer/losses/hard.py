@@ -28,6 +28,10 @@ class HardLabels(nn.Module):
         """The mean cross-entropy."""
         return functional.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing)
 
+    def each(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The cross-entropy of every image, (N,)."""
+        return functional.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing, reduction="none")
+
 
 class HardSets(nn.Module):
     """Binary cross-entropy of labels that do not exclude each other, mean over batch and labels.

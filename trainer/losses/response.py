@@ -39,6 +39,13 @@ class SoftTargets(nn.Module):
         divergence = functional.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
         return divergence * self.temperature**2
 
+    def each(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The divergence of every image, times temperature squared, (N,)."""
+        log_student = functional.log_softmax(student.float() / self.temperature, dim=1)
+        log_teacher = functional.log_softmax(teacher.detach().float() / self.temperature, dim=1)
+        divergence = functional.kl_div(log_student, log_teacher, reduction="none", log_target=True)
+        return divergence.sum(dim=1) * self.temperature**2
+
 
 class BernoulliTargets(nn.Module):
     """The same for labels that do not exclude each other: a divergence for every label by itself.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from trainer.models.backbones import Renormalised, create_backbone, early_stages, own_normalisation
-from trainer.models.features import Probe, feature_layers, feature_shapes
+from trainer.models.features import Pooled, Probe, feature_layers, feature_shapes
 from trainer.models.simple_resnet import MAP_STRIDE, SimpleResNet
 from trainer.models.students import OWN, ThreeConv, create_student
 
@@ -22,6 +22,7 @@ __all__ = [
     "OWN",
     "SCALE",
     "PixelModel",
+    "Pooled",
     "Probe",
     "Renormalised",
     "SimpleResNet",

@@ -66,6 +66,50 @@ class Probe:
         return taken
 
 
+class Pooled:
+    """What the classifier of a network was given during the last forward pass within `with pooled:`: (N, F).
+
+    The classifier is the network's last linear layer; with dropout before it, the features are those it left.
+
+    Args:
+        network: the network.
+
+    Attributes:
+        features: F.
+
+    Raises:
+        ConfigError: it has no linear layer.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
+        if not linear:
+            raise ConfigError(
+                "the network ends in no linear layer, so nothing tells its pooled features: set adversary to 0"
+            )
+        self.features, self._open = linear[-1].in_features, False
+        self._taken: Tensor | None = None
+        linear[-1].register_forward_pre_hook(self._take)
+
+    def _take(self, _module: nn.Module, inputs: Any) -> None:
+        if self._open:
+            self._taken = inputs[0].flatten(1)
+
+    def __enter__(self) -> Self:
+        self._taken, self._open = None, True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open = False
+
+    def take(self) -> Tensor:
+        """The features; they are given up."""
+        taken, self._taken = self._taken, None
+        if taken is None:
+            raise ConfigError("the network did not use its last linear layer: set adversary to 0")
+        return taken
+
+
 def feature_layers(body: nn.Module, prefix: str = "") -> list[str]:
     """The modules that distillation looks at where a recipe names none: `LEVELS` of them, from shallow to deep.
 

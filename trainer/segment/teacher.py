@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from trainer.data.manifest import Record
     from trainer.data.types import Image, Mask
+    from trainer.distil import Beside
     from trainer.stages import Machine, Run
 
 SETTINGS = "settings.json"
@@ -50,7 +51,9 @@ class Segmentation(Task):
         super().__init__(model)
         self.pixels, self.dice = PartialLabels(), PartialDice((FOLDS, GLOTTIS))
 
-    def forward(self, pixels: Tensor, _labels: Tensor, maps: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, pixels: Tensor, _labels: Tensor, maps: Tensor, _beside: Beside | None = None
+    ) -> dict[str, Tensor]:
         """The `loss`, and its terms `pixel` and `dice`."""
         logits = self.model(pixels)
         pixel, dice = self.pixels(logits, maps), self.dice(logits, maps)
