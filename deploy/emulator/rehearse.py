@@ -169,6 +169,7 @@ def install(adapter: Adapter, row: Row) -> None:
             place = f"/{path.relative_to(GUEST)}"
             text = path.read_text(encoding="utf-8")
             adapter.sh(f"mkdir -p $(dirname {place}) && cat >{place} <<'END'\n{text}END")
+    adapter.sh("udevadm control --reload && udevadm trigger --settle --action=change --subsystem-match=video4linux")
     key = adapter.carried(f"{KEY}.pub")
     adapter.sh(f"cp {key} /etc/foldsight/{KEY}.pub && mkdir -p {RELEASE}")
     adapter.sh(f"tar xf {adapter.carried(f'foldsight-{version}.tar.gz')} -C {RELEASE}", 1800)
@@ -176,9 +177,12 @@ def install(adapter: Adapter, row: Row) -> None:
     begun = adapter.uptime()
     adapter.sh(f"{{ {line}; echo $? >/run/status; }} 2>&1 | tee /dev/console; exit $(cat /run/status)", INSTALL_S)
     took = adapter.uptime() - begun
+    started = adapter.service()["ExecMainStartTimestampMonotonic"]
     again = adapter.sh(line, INSTALL_S)
     if f"{version} is there already" not in again:
         row.problems.append(f"a second installation was not harmless: {again[-200:]}")
+    if adapter.service()["ExecMainStartTimestampMonotonic"] != started:
+        row.problems.append("a second installation started the daemon anew")
     row.said = f"offline, {took:.0f} s; again is harmless"
 
 
@@ -267,11 +271,12 @@ def reboot(adapter: Adapter, row: Row) -> None:
     """`systemctl reboot`."""
     begin = time.monotonic()
     adapter.machine.tell("systemctl --no-block reboot")
-    adapter.come_back(row, begin, begin)
+    stopped = _stopped(adapter, begin, BOOT_S)  # until then frames come, and are current
+    adapter.come_back(row, stopped, stopped)
     adapter.machine.wait_up(BOOT_S)
     adapter.guest_times(row, 0)
     told = next((h for h in adapter.phone.heard if h.at > begin and h.topic == "status" and not h.retained), None)
-    row.said = f"the phone was told: {told.body['state'] if told else 'nothing'}"
+    row.said = f"the phone was told: {told.body['state'] if told else 'nothing'}, {stopped - begin:.0f} s after the order"
 
 
 def power_cut(adapter: Adapter, row: Row, meanwhile: str = "", after_s: float = 0) -> None:
@@ -366,14 +371,20 @@ def _update(adapter: Adapter, version: str) -> str:
 
 def _changed(adapter: Adapter, row: Row, begin: float, version: str) -> None:
     """Judge a change of release, from the moment in which the daemon was stopped for it."""
-    stopped = adapter.phone.first(
-        lambda h: h.topic == "status" and not h.retained and h.body["state"] in ("stopped", "offline"), begin, 5
-    )
-    adapter.come_back(row, begin if stopped is None else stopped.at - 0.01, begin if stopped is None else stopped.at)
+    stopped = _stopped(adapter, begin, 5)
+    adapter.come_back(row, stopped, stopped)
     used = adapter.json("foldsight software list")["current"]
     row.said = f"{used} in use"
     if used != version:
         row.problems.append(f"{used} is in use, not {version}")
+
+
+def _stopped(adapter: Adapter, begin: float, within_s: float) -> float:
+    """When the phone was told, after a moment, that the daemon has stopped: just before; else that moment."""
+    told = adapter.phone.first(
+        lambda h: h.topic == "status" and not h.retained and h.body["state"] in ("stopped", "offline"), begin, within_s
+    )
+    return begin if told is None else told.at - 0.01
 
 
 def journal(adapter: Adapter, unit: str) -> str:
