@@ -16,7 +16,7 @@ from edge.errors import FoldsightError
 from edge.service import Notifier, log_to_stderr
 from edge.software import archive
 from edge.software.releases import Releases, discard
-from edge.software.system import GUARD_UNIT, PARTS, Systemd, make_users_and_folders, restart, settings_file, tell
+from edge.software.system import GUARD_UNIT, PARTS, Systemd, make_users_and_folders, restart, settings_file, start, tell
 from edge.software.trial import READY_S, TRIAL_S, go_back, watch
 
 if TYPE_CHECKING:
@@ -176,9 +176,11 @@ def _begin_trial(releases: Releases, systemd: Systemd) -> None:
 def _switch(arguments: argparse.Namespace) -> int:
     releases, systemd = Releases(arguments.root), _systemd(arguments)
     with releases.locked():
-        first = releases.current is None
+        before = releases.current
         change(releases, systemd, arguments.version, arguments.part)
-    if not first:
+    if before == arguments.version:
+        start(systemd)  # the installer was run again: what works goes on
+    elif before is not None:
         _begin_trial(releases, systemd)
     return 0
 

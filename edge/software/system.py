@@ -125,8 +125,17 @@ def make_users_and_folders(releases: Releases, systemd: Systemd) -> None:
 
 def restart(systemd: Systemd) -> None:
     """Start all services anew with the release in use; their start is not waited for."""
+    _let_start(systemd, "restart")
+
+
+def start(systemd: Systemd) -> None:
+    """Start the services that do not run, and leave those alone that do; their start is not waited for."""
+    _let_start(systemd, "start")
+
+
+def _let_start(systemd: Systemd, how: str) -> None:
     systemd("reset-failed", "foldsight-*")  # one that had used up its restarts would else not be started
-    systemd("--no-block", "restart", TARGET)
+    systemd("--no-block", how, TARGET)
 
 
 def settings_file(root: Path) -> Path | None:

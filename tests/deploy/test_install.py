@@ -300,6 +300,13 @@ def test_an_update_stays_if_it_does_well_and_goes_if_not(life: Life) -> None:
     assert life.current == "0.2.0"
     life.runs()
 
+    # The installer run again puts the same release in place once more, and disturbs nobody who looks at the phone.
+    started = life.machine.service("foldsight-edge.service").started
+    assert life.software("switch", "0.2.0").returncode == 0
+    assert life.machine.calls[-1][-2:] == ["start", "foldsight.target"]
+    life.runs()
+    assert life.machine.service("foldsight-edge.service").started == started
+
     # One that dies goes, and with it what only it had.
     another(root, "0.2.0", "0.3.0", {"edge/daemon.py": "\nraise SystemExit(1)\n"})
     unit = root / "opt/foldsight/releases/0.3.0/system/common/systemd/system/foldsight-extra.service"
