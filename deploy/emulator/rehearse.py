@@ -276,7 +276,8 @@ def reboot(adapter: Adapter, row: Row) -> None:
     adapter.machine.wait_up(BOOT_S)
     adapter.guest_times(row, 0)
     told = next((h for h in adapter.phone.heard if h.at > begin and h.topic == "status" and not h.retained), None)
-    row.said = f"the phone was told: {told.body['state'] if told else 'nothing'}, {stopped - begin:.0f} s after the order"
+    said = told.body["state"] if told else "nothing"
+    row.said = f"the phone was told: {said}, {stopped - begin:.0f} s after the order"
 
 
 def power_cut(adapter: Adapter, row: Row, meanwhile: str = "", after_s: float = 0) -> None:
