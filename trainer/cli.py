@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_training(commands)
     _add_measuring(commands)
+    _add_ablation(commands)
     _add_evidence(commands)
     _add_export(commands)
     _add_data(commands)
@@ -167,6 +168,25 @@ def _add_measuring(commands: Any) -> None:
     localise.add_argument("--split", default="test", choices=SPLITS, help="split (default: test)")
     localise.add_argument("--seeds", default="0,1", help="anatomies of the phantom, by commas (default: 0,1)")
     localise.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def _add_ablation(commands: Any) -> None:
+    ablate = _command(commands, "ablate", _ablate, "measure what parts of a recipe are worth on a source left out")
+    ablate.add_argument("recipe", help="a YAML file, or the name of a recipe that ships with Foldsight")
+    ablate.add_argument("--data", type=Path, required=True, help="folder that holds the images")
+    ablate.add_argument("--rows", default="measures", help="a YAML file, or one that ships (default: measures)")
+    ablate.add_argument("--only", help="these rows, by commas (default: all)")
+    ablate.add_argument("--without", required=True, help="what to leave out in turn, by commas; A+B: both at once")
+    ablate.add_argument("--seeds", default="0", help="seeds, by commas (default: 0)")
+    ablate.add_argument("--out", type=Path, help="folder of teachers and table (default: runs/RECIPE-ablation)")
+    ablate.add_argument("--epochs", type=int, help="of each teacher (default: the recipe's)")
+    ablate.add_argument("--images", type=int, help="of an epoch (default: the recipe's)")
+    ablate.add_argument("--side", type=int, help="pixels of the input (default: the recipe's)")
+    ablate.add_argument("--with-test", action="store_true", help="look at the source's test groups too")
+    ablate.add_argument("--threads", type=int, default=0, help="threads of torch (default: all)")
+    ablate.add_argument("--workers", type=int, default=0, help="processes that prepare images (default: none)")
+    ablate.add_argument("--accelerator", default="auto", help="auto, cpu, cuda (default: auto)")
+    ablate.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
 def _add_evidence(commands: Any) -> None:
@@ -549,6 +569,15 @@ def _unseen(arguments: argparse.Namespace) -> int:
 
         Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(unseen_table(report))
     return 0
+
+
+# --- ablate ---
+
+
+def _ablate(arguments: argparse.Namespace) -> int:
+    from trainer.ablate import command  # noqa: PLC0415
+
+    return command(arguments)
 
 
 # --- localise ---
