@@ -331,6 +331,7 @@ def test_what_is_off_changes_no_key_and_what_is_on_does(content: Any, tmp_path: 
 # --- a whole training ---
 
 
+@pytest.mark.timeout(900)  # seconds on an idle machine
 def test_a_teacher_and_a_student_train_with_all_of_it(tmp_path: Path) -> None:
     pytest.importorskip("timm")
     root = tmp_path / "images"

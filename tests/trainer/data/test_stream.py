@@ -275,3 +275,19 @@ def test_sheets_are_written(train_set: TrainSet, tmp_path: Path) -> None:
         sheet = cv2.imread(str(path))
         assert sheet is not None
         assert sheet.shape[0] > 160
+
+
+@pytest.mark.parametrize(("removal", "twins"), [(0.2, 0.0), (0.0, 0.0), (0.0, 0.5)])
+def test_the_sources_of_a_label_are_those_its_samples_are_made_from(
+    pack: Pack, records: list[Record], removal: float, twins: float
+) -> None:
+    """A larynx whose folds are covered is fold-free, and of its own source."""
+    settings = AugmentSettings(epoch_length=400, removal=removal, twins=twins)
+    data = TrainSet(pack, [record for record in records if record.split == "train"], settings, seed=7)
+    found: dict[int, set[str]] = {0: set(), 1: set()}
+    for epoch in range(3):
+        for label, _, base, _ in data._plan(epoch).tolist():
+            found[label].add(data.origins[base])
+    assert {label: sorted(sources) for label, sources in found.items()} == data.cells
+    assert data.shows_twins == (twins > 0)
+    assert ("bagls-glottis" in data.cells[NO_FOLDS]) == (removal > 0 or twins > 0)
