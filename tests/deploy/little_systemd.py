@@ -98,6 +98,7 @@ class LittleSystemd:
         with self._lock:
             self._off = True
             for service in self._services.values():
+                service.wanted = False  # or one that waits for its next start has it after the next boot
                 if service.process is not None:
                     service.process.kill()
             running = [s.process for s in self._services.values() if s.process is not None]
