@@ -9,6 +9,7 @@ import pytest
 from edge.capture.phantom import SCENES, Look, Phantom, Script, Segment, Truth, default_script, training_frames
 from edge.capture.phantom.camera import Camera
 from edge.capture.phantom.posture import closed_to_opened, opened_to_closed
+from edge.capture.phantom.texture import smoothstep
 
 
 @pytest.fixture(scope="module")
@@ -235,3 +236,10 @@ def test_a_tube_keeps_the_folds_apart_and_covers_part_of_the_gap() -> None:
     assert look_at(free, 2.0)[1].glottis.sum() < gap
     assert 0 < look_at(tubed, 2.0)[1].glottis.sum() < 0.9 * gap
     assert look_at(tubed, 2.0)[1].visible
+
+
+def test_a_smooth_step_whose_edges_meet_is_a_step() -> None:
+    x = np.array([0.1, 0.5, 0.9], np.float32)
+    with np.errstate(all="raise"):
+        assert smoothstep(0.0, np.array([1.0, 0.0, 0.0], np.float32), x).tolist() == pytest.approx([0.028, 1.0, 1.0])
+        assert smoothstep(np.array([0.5], np.float32), np.array([0.5], np.float32), x[:2]).tolist() == [0.0, 0.0]

@@ -17,7 +17,10 @@ HEADROOM = 0.6  # plates hold fully lit white as this share of 255, so that brig
 
 def smoothstep(low: float | Array, high: float | Array, x: Array) -> Array:
     """0 below `low`, 1 above `high`, a cubic between them (`low` may exceed `high`: then it falls)."""
-    t = np.clip((x - low) / (high - low), 0.0, 1.0).astype(np.float32)
+    span = high - low
+    if isinstance(span, np.ndarray):
+        span = np.where(span == 0, 1e-9, span)  # where both meet it is a step
+    t = np.clip((x - low) / span, 0.0, 1.0).astype(np.float32)
     return t * t * (3.0 - 2.0 * t)
 
 
