@@ -9,7 +9,7 @@
 #   make soak [SOAK=8h]                the daemon and a broker for ten minutes or more: as quick and as small as at first?
 #   make faults [KILLS=200]            what the daemon does when camera, clock, broker, network or disk fail, as one table
 #   make fleet-load [ADAPTERS=1000]    simulated adapters on one mosquitto: messages, CPU, lateness, losses (docs/fleet.md)
-#   make arm-cost [BUNDLE=b.zip | MODEL=m.onnx | CALLS=c.py] [STEPS=1] [RUNS=2] [ARM=folder] [JSON=1]
+#   make arm-cost [BUNDLE=b.zip | MODEL=m.onnx | CALLS=c.py] [RUNTIME=ncnn] [STEPS=1] [RUNS=2] [ARM=folder] [JSON=1]
 #                                      Arm instructions per frame, by stage, counted under emulation (docs/cost.md)
 #   make rehearse [SUITE=trixie] [ONLY="power cut"] [JSON=1]
 #                                      a whole adapter, emulated: install, pair, kill, unplug, cut the power, update (docs/rehearsal.md)
@@ -101,7 +101,7 @@ fleet-load: $(VENV)/.edge
 arm-cost: $(VENV)/.edge
 	@deploy/prerequisites.sh arm-emulation
 	@$(BIN)/python deploy/emulator $(if $(ARM),--folder "$(ARM)") $(if $(MODEL),--model "$(MODEL)") $(if $(CALLS),--calls "$(CALLS)") \
-	    $(if $(BUNDLE),--bundle "$(BUNDLE)") $(if $(STEPS),--steps) $(if $(RUNS),--runs $(RUNS)) $(if $(JSON),--json)
+	    $(if $(BUNDLE),--bundle "$(BUNDLE)") $(if $(RUNTIME),--runtime "$(RUNTIME)") $(if $(STEPS),--steps) $(if $(RUNS),--runs $(RUNS)) $(if $(JSON),--json)
 
 # Where the tools cannot be had, the units are looked at on this machine.
 rehearse: $(VENV)/.edge page

@@ -73,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--bundle", type=Path, default=COMMITTED_BUNDLE, help="default: the one that ships")
     what.add_argument("--model", type=Path, nargs="+", help="ONNX files with the one input `image`: inference alone")
     what.add_argument("--calls", type=Path, help="a Python file with CALLS, functions without arguments by name")
+    parser.add_argument(
+        "--runtime", choices=("onnxruntime", "ncnn"), default="onnxruntime", help="of the bundle (default: %(default)s)"
+    )
     parser.add_argument("--steps", action="store_true", help="the functions within the stages, too")
     parser.add_argument("--json", action="store_true")
     return parser
@@ -100,7 +103,7 @@ def _frames(root: Root, given: argparse.Namespace, folder: Path) -> dict[str, An
     frames = folder / "frames.npy"
     np.save(frames, np.stack([ring.read().image for _ in range(_RING)]))
     arguments = ["--bundle", str(given.bundle.absolute()), "--frames", str(frames), "--fps", str(_FPS)]
-    arguments += ["--measured", str(_MEASURED)]
+    arguments += ["--measured", str(_MEASURED), "--runtime", given.runtime]
     result: dict[str, Any] = {"schema": 1, "qemu": _qemu_version(), "cpus": {}}
     for cpu in _cpus(given):
         runs = []
@@ -110,7 +113,7 @@ def _frames(root: Root, given: argparse.Namespace, folder: Path) -> dict[str, An
             runs.append(counted)
         result["about"] = about
         entry = summary(runs)
-        entry["golden"] = about.pop("golden")
+        entry["golden"], entry["runtime"] = about.pop("golden"), about.pop("runtime")
         if given.steps:
             _tell(f"{cpu.name}: the same with every function marked")
             entry["steps"] = steps(run(root, cpu, [*arguments, "--deep"], folder)[1])
@@ -265,6 +268,8 @@ def frame_table(result: dict[str, Any]) -> list[str]:
     def row(name: str, values: Sequence[float]) -> str:
         return _row(name, [f"{value / 1e6:.2f}" for value in values])
 
+    if len(told := {cpu["runtime"] for cpu in cpus.values()}) > 1 or not next(iter(told)).startswith("ONNX"):
+        lines[3:3] = [f"{name}: {cpu['runtime']}" for name, cpu in cpus.items()]
     lines += [row(stage, [cpu["stages"][stage] for cpu in cpus.values()]) for stage in STAGES]
     lines += [
         row("whole path", [cpu["whole"] for cpu in cpus.values()]),

@@ -50,6 +50,7 @@ _MARKED = (
     "edge.optics.quality",
     "edge.preprocess",
     "edge.regions",
+    "edge.runtime.ncnn",
     "edge.runtime.onnx",
     "edge.stats",
 )
@@ -90,7 +91,7 @@ class Clock:
 
 
 def count_frames(
-    mark: Marks, bundle_path: Path, frames: NDArray[np.uint8], *, fps: float, measured: int, deep: bool
+    mark: Marks, bundle_path: Path, frames: NDArray[np.uint8], *, fps: float, measured: int, deep: bool, runtime: str
 ) -> dict[str, Any]:
     """Send frames through the live pipeline.
 
@@ -101,24 +102,27 @@ def count_frames(
         fps: what the clock says of their rate.
         measured: how many frames to count, after a second that is not counted.
         deep: mark every function of edge and of OpenCV within the stages, too.
+        runtime: `onnxruntime` or `ncnn`.
 
     Returns:
         What ran: names and versions, the golden inputs' largest difference, and the states that were decided.
     """
     import edge.analysis  # noqa: PLC0415  the clock and the environment come first
     import edge.pipeline  # noqa: PLC0415
-    from edge.analysis import Analyser  # noqa: PLC0415
     from edge.bench.ring import RingSource  # noqa: PLC0415
     from edge.bundle import Bundle  # noqa: PLC0415
     from edge.capture import Reader  # noqa: PLC0415
+    from edge.choice import choose, open_analyser  # noqa: PLC0415
     from edge.config import Config  # noqa: PLC0415
     from edge.frames import Frame, NewestFrameSlot  # noqa: PLC0415
     from edge.pipeline import Pipeline  # noqa: PLC0415
 
-    config = Config.model_validate({"device": "adapter", "model": {"bundle": bundle_path}})
+    config = Config.model_validate({"device": "adapter", "model": {"bundle": bundle_path, "runtime": runtime}})
     bundle = Bundle.open(bundle_path, golden=False)
     golden = {artefact.name: bundle.check_golden(artefact) for artefact in bundle.manifest.artefacts}
-    analyser, slot, clock = Analyser(bundle), NewestFrameSlot(), Clock()
+    if why := choose(config, bundle).missing:
+        raise SystemExit(why)
+    analyser, slot, clock = open_analyser(config, bundle), NewestFrameSlot(), Clock()
     link, peer = _link(config)
     outlet = _Outlet(mark, link)
     idle = RingSource(width=64, height=64, fps=fps, seed=0)  # frames are put into the slot here: it is never opened
@@ -152,7 +156,8 @@ def count_frames(
     return {
         "model": f"{bundle.manifest.name} {bundle.manifest.version}",
         "sha256": bundle.sha256,
-        "precision": analyser.artefact.precision,
+        "precision": analyser.artefact.precision if runtime == "onnxruntime" else "fp32",
+        "runtime": analyser.runtime.description,
         "input": [bundle.manifest.input.height, bundle.manifest.input.width],
         "golden": golden,
         "frame": list(frames.shape[1:3]),
@@ -326,6 +331,7 @@ def main() -> None:
     parser.add_argument("--frames", type=Path)
     parser.add_argument("--fps", type=float, default=30.0)
     parser.add_argument("--measured", type=int, default=30)
+    parser.add_argument("--runtime", default="onnxruntime")
     parser.add_argument("--deep", action="store_true")
     parser.add_argument("--model", type=Path)
     parser.add_argument("--calls", type=Path)
@@ -341,7 +347,15 @@ def main() -> None:
         about = count_calls(mark, given.calls)
     else:
         frames = np.load(given.frames)
-        about = count_frames(mark, given.bundle, frames, fps=given.fps, measured=given.measured, deep=given.deep)
+        about = count_frames(
+            mark,
+            given.bundle,
+            frames,
+            fps=given.fps,
+            measured=given.measured,
+            deep=given.deep,
+            runtime=given.runtime,
+        )
     import cv2  # noqa: PLC0415
     import onnxruntime as ort  # noqa: PLC0415
 
