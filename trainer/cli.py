@@ -21,9 +21,10 @@ from trainer.kinds import KINDS
 from trainer.laboratory.command import add_options, bench_options, sweep_options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from edge.bundle import Bundle
+    from edge.runtime import Runtime
     from trainer.data.manifest import Record
     from trainer.stages import Run
 
@@ -452,7 +453,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             if not records:
                 raise ConfigError(f"{arguments.data}: no image is in the {split} split; choose others with --split")
             if split == "test" and arguments.target.is_dir():
-                models = digest(*(hashlib.sha256(model).hexdigest() for model in subject.models.values()))
+                files = [model for model in subject.models.values() if isinstance(model, bytes)]
+                models = digest(*(hashlib.sha256(model).hexdigest() for model in files))
                 note_reading(arguments.target, "evaluate", models, len(records))
             inputs = prepare_inputs(records, arguments.data, subject.spec, Path(folder) / split, subject.judging.labels)
             count = len(subject.judging.labels)
@@ -474,12 +476,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 class _Subject:
     """What is evaluated, and on which records."""
 
-    def __init__(self, judging: Any, spec: Any, models: dict[str, bytes], records: list[Record], seed: int) -> None:
+    def __init__(
+        self, judging: Any, spec: Any, models: Mapping[str, bytes | Runtime], records: list[Record], seed: int
+    ) -> None:
         self.judging, self.spec, self.models, self.records, self.seed = judging, spec, models, records, seed
 
 
 def _open_subject(arguments: argparse.Namespace) -> _Subject:
     from edge.bundle import Bundle, DecisionSpec  # noqa: PLC0415
+    from edge.runtime.ncnn import open_ncnn  # noqa: PLC0415
     from trainer.evaluate import Judging  # noqa: PLC0415
     from trainer.stages import recall_run  # noqa: PLC0415
 
@@ -497,10 +502,13 @@ def _open_subject(arguments: argparse.Namespace) -> _Subject:
     bundle = Bundle.open(target)
     manifest = bundle.manifest
     judging = Judging(manifest.labels, manifest.finding, manifest.decision)
-    models = {
+    models: dict[str, bytes | Runtime] = {
         "smaller" if artefact.role == "smaller" else artefact.precision: bundle.files[artefact.file]
         for artefact in manifest.artefacts
+        if artefact.runtime != "ncnn"
     }
+    if any(artefact.runtime == "ncnn" for artefact in manifest.artefacts):
+        models["ncnn"] = open_ncnn(bundle)[1]
     records = _manifest(arguments) or _imported(arguments)
     _warn_of_other_data(records, arguments.data, manifest.data_sha256)
     return _Subject(judging, manifest.input, models, records, 0)

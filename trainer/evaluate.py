@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge.bundle import DecisionSpec
+    from edge.runtime import Runtime
 
 TITLES = {
     "teacher": "teacher",
@@ -27,6 +28,7 @@ TITLES = {
     "no_map": "student, distilled, no map",
     "distilled": "student, distilled",
     "int8": "student, distilled, INT8",
+    "ncnn": "student, distilled, INT8 weights in ncnn",
     "smaller": "smaller student, distilled, INT8",
     "fp32": "student, FP32",
 }
@@ -66,12 +68,12 @@ class Answers(NamedTuple):
 
 
 def run_model(
-    model: bytes, inputs: Inputs, *, title: str, labels: int, maps: str | None = None, threads: int = 1
+    model: bytes | Runtime, inputs: Inputs, *, title: str, labels: int, maps: str | None = None, threads: int = 1
 ) -> Answers:
     """Answers to all inputs, each inferred alone by edge's runtime as on the device.
 
     Args:
-        model: the ONNX file.
+        model: the ONNX file, or what runs another form of it.
         inputs: what it is asked.
         title: what the progress calls it.
         labels: how many logits it gives.
@@ -79,7 +81,11 @@ def run_model(
         threads: of the runtime.
     """
     shape = (1, *inputs.images.shape[1:])
-    runtime = OnnxRuntime(model, where=title, shape=shape, labels=labels, maps=maps, threads=threads)
+    runtime: Runtime
+    if isinstance(model, bytes):
+        runtime = OnnxRuntime(model, where=title, shape=shape, labels=labels, maps=maps, threads=threads)
+    else:
+        runtime = model
     logits = np.empty((len(inputs.labels), labels), np.float32)
     found = None if runtime.maps is None else np.empty((len(logits), *runtime.maps.shape), np.float32)
     with Meter(f"evaluating {title}", len(logits)) as meter:

@@ -16,6 +16,7 @@ from edge.errors import ConfigError
 from edge.regions import map_probabilities
 from edge.runtime import OnnxRuntime
 from trainer.export import TEMPLATES
+from trainer.ncnn_export import float_graph, ncnn_form
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -84,12 +85,18 @@ def write_adapted(
         elif (artefact.role, artefact.precision, artefact.runtime) == ("primary", "int8", "onnxruntime"):
             artefacts.append(artefact)
             files[artefact.file] = model
+        elif artefact.runtime == "ncnn":
+            artefacts.append(artefact)
+            files[artefact.file] = ncnn_form(model, bundle.artefact("int8").file)
     inputs = golden_of(bundle)["inputs"]
     golden: dict[str, NDArray[Any]] = {"inputs": inputs}
     maps = shipped.outputs.maps
     for artefact in artefacts:
+        graph = files[artefact.file]
+        if artefact.runtime == "ncnn":
+            graph = float_graph(files[bundle.artefact("int8").file])
         runtime = OnnxRuntime(
-            files[artefact.file], where=artefact.name, labels=len(shipped.labels),
+            graph, where=artefact.name, labels=len(shipped.labels),
             maps=None if maps is None else maps.output,
         )  # fmt: skip
         scores, shown = [], []
