@@ -52,7 +52,7 @@ def disagreement(narrow: bytes, height: int, width: int, maps: tuple[int, int, i
     return worst / size
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=3, deadline=None, derandomize=True)
 @given(
     widths=st.lists(st.sampled_from([16, 32, 48]), min_size=2, max_size=4),
     data=st.data(),
