@@ -46,7 +46,8 @@ def without_rounding(narrow: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type == "DequantizeLinear" and node.input[0] in values:
             kept[node.output[0]] = _dequantised(values[node.input[0]], values[node.input[1]], _axis(node))
         elif _is_rounding(node, values):
-            same[node.output[0]] = node.input[0]
+            if node.output[0] != PIXELS:  # what normalises the image of a graph with signed activations
+                same[node.output[0]] = node.input[0]
         elif node.op_type == "QuantizeLinear":
             nodes.append(helper.make_node("Relu", [node.input[0]], [node.output[0]], node.name))
         elif node.op_type == "Transpose" and node.input[0] == image.name:
@@ -245,10 +246,12 @@ class _Writer:
             self._same[output] = blob
 
     def _weigh(self, node: onnx.NodeProto) -> tuple[int, ...]:
-        """Note a layer's weights and biases; returns the shape of the weights."""
-        if len(node.input) != 3 or any(name not in self._constants for name in node.input[1:]):  # noqa: PLR2004
-            raise _OtherError("has no constant weights and biases")
-        self.weights.append(Weights(weight=self._places.of(node.input[1]), bias=self._places.of(node.input[2])))
+        """Note a layer's weights and biases, where it has these; returns the shape of the weights."""
+        given = [name for name in node.input[1:] if name]
+        if any(name not in self._constants for name in given):
+            raise _OtherError("has weights that are no constants")
+        places = [self._places.of(name) for name in given]
+        self.weights.append(Weights(weight=places[0], bias=places[1] if places[1:] else None))
         return tuple(self._constants[node.input[1]].shape)
 
     def _conv(self, node: onnx.NodeProto, given: dict[str, Any]) -> None:
@@ -259,14 +262,14 @@ class _Writer:
         tall, wide = given.get("dilations", (1, 1))
         sizes = {0: shape[0], 1: shape[3], 11: shape[2], 2: wide, 12: tall, 3: across, 13: down}
         pads = {4: left, 14: top, 15: right, 16: bottom}
-        self._put("Convolution", node, {**sizes, **pads, 5: 1, 6: int(np.prod(shape))})
+        self._put("Convolution", node, {**sizes, **pads, 5: _biased(node), 6: int(np.prod(shape))})
 
     def _gemm(self, node: onnx.NodeProto, given: dict[str, Any]) -> None:
         usual = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0} | given
         if (usual["alpha"], usual["beta"], usual["transA"], usual["transB"]) != (1.0, 1.0, 0, 1):
             raise _OtherError("is no plain linear layer")
         outputs, inputs = self._weigh(node)
-        self._put("InnerProduct", node, {0: outputs, 1: 1, 2: outputs * inputs})
+        self._put("InnerProduct", node, {0: outputs, 1: _biased(node), 2: outputs * inputs})
 
     def _add(self, node: onnx.NodeProto, given: dict[str, Any]) -> None:
         del given
@@ -335,6 +338,10 @@ class _Writer:
 
 class _OtherError(Exception):
     """A node of a known kind is not as it is known."""
+
+
+def _biased(node: onnx.NodeProto) -> int:
+    return int(len(node.input) > 2 and bool(node.input[2]))  # noqa: PLR2004
 
 
 def _axis(node: onnx.NodeProto) -> int:

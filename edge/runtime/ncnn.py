@@ -63,10 +63,10 @@ class Values(_Part):
 
 
 class Weights(_Part):
-    """Of one layer, in the order of the layers."""
+    """Of one layer, in the order of the layers; a layer may have no biases."""
 
     weight: Values
-    bias: Values
+    bias: Values | None = None
 
 
 class Form(_Part):
@@ -268,7 +268,7 @@ def _weights(form: Form, graph: bytes, where: str) -> bytes:
     parts = []
     try:
         for layer in form.weights:
-            parts += [_FLOAT, layer.weight.read(graph).tobytes(), layer.bias.read(graph).tobytes()]
+            parts += [_FLOAT, *(values.read(graph).tobytes() for values in (layer.weight, layer.bias) if values)]
     except ValueError as error:
         raise BundleError(f"{where} names weights that are not in {form.graph} ({error}); build it again") from error
     return b"".join(parts)
