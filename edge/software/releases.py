@@ -47,12 +47,14 @@ class Trial(_Part):
         version: of the release on trial; the file counts for no other.
         starts: how often the trial was begun: by the update, and by each start of the machine since.
         units: which services must go on running; true where one must get READY, as it was before.
+        older: the way back before it was used, and again if it is given up.
     """
 
     schema_version: Literal[1] = 1
     version: str
     starts: int = 0
     units: dict[str, bool] = {}
+    older: str | None = None
 
 
 class Outcome(_Part):
@@ -159,8 +161,9 @@ class Releases:
                 f"{before} is on trial: wait for its end, or go back with `foldsight software rollback`"
             )
         if before is not None and self.complete(before):
+            older = self.previous
             self._point("previous", before)
-            self.note(Trial(version=version, units=units))
+            self.note(Trial(version=version, units=units, older=older))
         self._point("current", version)
 
     @property
@@ -197,9 +200,12 @@ class Releases:
         current, previous = self.current, self.previous
         if current is None or previous is None:
             raise FoldsightError("there is no release to go back to: install another with `foldsight software update`")
+        older = None if self.trial is None else self.trial.older
         if self.settled:
             self.note(Trial(version=current))
         self._point("current", previous)
+        if older is not None and self.complete(older):
+            self._point("previous", older)
         self._end(current, passed=False, reason=reason)
         return previous
 

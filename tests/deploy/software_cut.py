@@ -91,6 +91,11 @@ CASES = {
     "a trial that is not": Case(
         used("1.0.0", "2.0.0", passed=False), lambda r: go_back(Releases(r), NONE, "why"), ("2.0.0", "1.0.0")
     ),
+    "a trial that is not, after an update": Case(
+        used("1.0.0", "2.0.0", "3.0.0", passed=False),
+        lambda r: go_back(Releases(r), NONE, "why"),
+        ("3.0.0", "2.0.0"),
+    ),
     "back by hand": Case(used("1.0.0", "2.0.0"), lambda r: go_back(Releases(r), NONE, "why"), ("2.0.0", "1.0.0")),
 }
 

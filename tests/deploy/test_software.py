@@ -21,7 +21,7 @@ from edge.software import archive
 from edge.software.archive import ArchiveError
 from edge.software.releases import COMPLETE, Releases
 from edge.software.system import Systemd
-from edge.software.trial import STARTS, Judge, begin
+from edge.software.trial import STARTS, Judge, begin, go_back
 
 EDGE, PAGE = "foldsight-edge.service", "foldsight-display.service"
 
@@ -210,6 +210,20 @@ def test_a_machine_that_is_started_again_and_again_goes_back(tmp_path: Path) -> 
     assert outcome is not None
     assert (outcome.version, outcome.passed) == ("1.1.0", False)
     assert "started 3 times before it had proved itself" in outcome.reason
+
+
+def test_a_release_that_is_given_up_leaves_the_way_back_as_it_was(tmp_path: Path) -> None:
+    releases = small(tmp_path, "1.0.0", "1.1.0")
+    releases.use("1.0.0", {})
+    releases.use("1.1.0", {})
+    releases.passed()
+    small(tmp_path, "1.2.0")
+    releases.use("1.2.0", {})
+    assert releases.previous == "1.1.0"
+    assert go_back(releases, Systemd(None), "it failed") == "1.1.0"
+    assert (releases.current, releases.previous) == ("1.1.0", "1.0.0")
+    assert go_back(releases, Systemd(None), "by hand") == "1.0.0"
+    assert releases.previous is None
 
 
 def test_only_whole_releases_are_used_and_one_trial_at_a_time(tmp_path: Path) -> None:
