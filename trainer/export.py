@@ -249,7 +249,7 @@ def with_ncnn(bundle: Bundle, path: Path, version: str) -> Bundle:
         maps=manifest.outputs.maps,
     )
     stream = io.BytesIO()
-    np.savez(stream, **{**golden, **answers})  # type: ignore[arg-type]
+    np.savez(stream, **{**golden, **answers})
     card = bundle.files[CARD].decode().replace(f"{manifest.name} {manifest.version}", f"{manifest.name} {version}")
     files = {name: content for name, content in bundle.files.items() if name in manifest.files}
     files |= {artefact.file: made.model, GOLDEN: stream.getvalue(), CARD: f"{card}{_NCNN_CARD}".encode()}
