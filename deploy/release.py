@@ -128,13 +128,18 @@ def build(out: Path, wheel: Path | None = None, targets: Sequence[str] = (), key
     return path
 
 
+_ZOO = ("certifi", "charset-normalizer", "colorama", "portalocker", "requests", "tqdm", "urllib3")
+"""What ncnn's collection of models alone asks for: a device fetches no model from anywhere."""
+
+
 def lock() -> None:
     """Resolve the device's packages and write both lists; needs uv.
 
     Raises:
         FoldsightError: uv says no.
     """
-    common = ["uv", "pip", "compile", "pyproject.toml", "--generate-hashes", "--no-annotate", "--no-header", "-q"]
+    common = ["uv", "pip", "compile", "pyproject.toml", "--extra", "ncnn", "--generate-hashes", "--no-annotate"]
+    common += ["--no-header", "-q", *(f"--no-emit-package={name}" for name in _ZOO)]
     kinds = (
         ("requirements.txt", "for Python 3.10 to 3.13", ["--universal", "--python-version", "3.10"], ""),
         (
