@@ -27,7 +27,7 @@ def test_the_run_without_a_source_differs_by_that_and_its_seed_alone() -> None:
     recipe = load_recipe("vocal-folds")
     other = without(recipe, Held("bagls", 3))
     assert (other.seed, other.data.hold_out) == (3, ["bagls"])
-    kept = {name: getattr(recipe, name) for name in ("name", "seed", "data", "maps", "smaller")}
+    kept = {name: getattr(recipe, name) for name in ("name", "seed", "data", "maps", "smaller", "unseen")}
     assert other.model_copy(update=kept) == recipe
 
 
