@@ -21,8 +21,8 @@ torch = pytest.importorskip("torch")
 
 from edge.bundle import Bundle  # noqa: E402  after the check for torch
 from edge.config import COMMITTED_BUNDLE  # noqa: E402
-from edge.runtime.nvidia import build_plan  # noqa: E402
 from edge.errors import EngineError  # noqa: E402
+from edge.runtime.nvidia import build_plan  # noqa: E402
 from trainer.cli import main  # noqa: E402
 from trainer.models import SimpleResNet  # noqa: E402
 from trainer.onnx_export import export_body, with_cast_input, with_image_input  # noqa: E402
