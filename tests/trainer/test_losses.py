@@ -56,7 +56,8 @@ def test_a_task_names_its_terms_and_adds_them_up_by_weight() -> None:
     task = Distillation(student, teacher, soft=SoftTargets(2), hard=HardLabels(), soft_weight=0.7, hard_weight=0.2)
     terms = task(torch.randn(5, 3), torch.tensor([0, 1, 1, 0, 1]), NO_MAPS)
     assert set(terms) == {"loss", "soft", "hard"}
-    assert float(terms["loss"].detach()) == pytest.approx(0.7 * float(terms["soft"]) + 0.2 * float(terms["hard"]), rel=1e-6)
+    weighted = 0.7 * float(terms["soft"]) + 0.2 * float(terms["hard"])
+    assert float(terms["loss"].detach()) == pytest.approx(weighted, rel=1e-6)
 
 
 def test_the_teacher_is_frozen_and_no_part_of_the_task() -> None:
