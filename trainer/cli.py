@@ -19,6 +19,7 @@ from trainer.adapt.command import add_options as adapt_options
 from trainer.clean.command import add_options as clean_options
 from trainer.kinds import KINDS
 from trainer.laboratory.command import add_options, bench_options, sweep_options
+from trainer.options import add_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -96,10 +97,7 @@ def _add_training(commands: Any) -> None:
     run.add_argument("--out", type=Path, help="folder of the run (default: runs/RECIPE)")
     run.add_argument("--stage", choices=STAGES, action="append", help="only up to this stage; may be given repeatedly")
     run.add_argument("--smoke", action="store_true", help="the whole recipe, tiny, on rendered images")
-    run.add_argument("--threads", type=int, default=0, help="threads of torch (default: all)")
-    run.add_argument("--workers", type=int, default=0, help="processes that prepare images (default: none)")
-    run.add_argument("--accelerator", default="auto", help="auto, cpu, cuda, ... (default: auto)")
-    run.add_argument("--devices", type=int, default=1, help="how many devices (default: 1)")
+    add_machine(run, workers=True, accelerator=True, devices=True)
     run.add_argument("--json", action="store_true", help="print the outcome as JSON")
 
     compare = _command(commands, "compare", _compare, "compare methods of distillation; what is done is not done again")
@@ -114,8 +112,7 @@ def _add_training(commands: Any) -> None:
     segment.add_argument("--data", type=Path, help="folder that holds the images (not needed with --smoke)")
     segment.add_argument("--out", type=Path, help="folder of the study (default: runs/RECIPE)")
     segment.add_argument("--smoke", action="store_true", help="the whole study, tiny, on rendered images")
-    segment.add_argument("--threads", type=int, default=0, help="threads of torch (default: all)")
-    segment.add_argument("--accelerator", default="auto", help="auto, cpu, cuda (default: auto)")
+    add_machine(segment, accelerator=True)
     segment.add_argument("--student", metavar="ROW", help="leave the grid out, do the protocols with this student")
     segment.add_argument("--table", action="store_true", help="train nothing, print what is done so far")
     segment.add_argument("--markdown", type=Path, help="write the tables to this file too")
@@ -131,8 +128,7 @@ def _add_measuring(commands: Any) -> None:
     quantise.add_argument("--rungs", help="these rungs, by commas (default: the recipe's)")
     quantise.add_argument("--every", action="store_true", help="try all rungs, whether or not one has passed")
     quantise.add_argument("--out", type=Path, help="folder for the models and the ladder (default: RUN/ladder-ROW)")
-    quantise.add_argument("--threads", type=int, default=0, help="threads of torch (default: all)")
-    quantise.add_argument("--workers", type=int, default=0, help="processes that prepare images (default: none)")
+    add_machine(quantise, workers=True)
     quantise.add_argument("--json", action="store_true", help="print the ladder as JSON")
 
     evaluate = _command(commands, "evaluate", _evaluate, "measure a bundle or a run through the device's own code")
@@ -152,8 +148,7 @@ def _add_measuring(commands: Any) -> None:
     unseen.add_argument("--sources", required=True, help="what to leave out in turn, by commas; A+B: both at once")
     unseen.add_argument("--seeds", default="0", help="seeds, by commas (default: 0)")
     unseen.add_argument("--rows", default="teacher,int8", help="what to measure, by commas (default: teacher,int8)")
-    unseen.add_argument("--threads", type=int, default=0, help="threads of torch (default: all)")
-    unseen.add_argument("--workers", type=int, default=0, help="processes that prepare images (default: none)")
+    add_machine(unseen, workers=True)
     unseen.add_argument("--json", action="store_true", help="print the report as JSON")
 
     localise = _command(
@@ -184,9 +179,7 @@ def _add_ablation(commands: Any) -> None:
     ablate.add_argument("--images", type=int, help="of an epoch (default: the recipe's)")
     ablate.add_argument("--side", type=int, help="pixels of the input (default: the recipe's)")
     ablate.add_argument("--with-test", action="store_true", help="look at the source's test groups too")
-    ablate.add_argument("--threads", type=int, default=0, help="threads of torch (default: all)")
-    ablate.add_argument("--workers", type=int, default=0, help="processes that prepare images (default: none)")
-    ablate.add_argument("--accelerator", default="auto", help="auto, cpu, cuda (default: auto)")
+    add_machine(ablate, workers=True, accelerator=True)
     ablate.add_argument("--json", action="store_true", help="print the report as JSON")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from edge.errors import ConfigError
 from trainer.console import say
+from trainer.options import add_machine
 
 if TYPE_CHECKING:
     import argparse
@@ -40,7 +41,7 @@ def add_options(parser: Any) -> None:
                         "the bundle; without it only the operating point is adapted")  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, help="the adapted bundle (.zip)")
     parser.add_argument("--seed", type=int, default=0, help="of folds and fits (default: 0)")
-    parser.add_argument("--threads", type=int, default=0, help="threads of torch (default: all)")
+    add_machine(parser)
     parser.add_argument("--json", action="store_true", help="print what was tried as JSON")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge.errors import ConfigError
+from trainer.options import add_machine
 
 if TYPE_CHECKING:
     import argparse
@@ -24,10 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--manifest", type=Path, help="that run's manifest: the splits by which the teacher learnt")
     parser.add_argument("--smoke", action="store_true", help="the whole comparison, tiny, on generated images")
     parser.add_argument("--table", action="store_true", help="train nothing, show what is done so far, on validation")
-    parser.add_argument("--threads", type=int, default=0, help="threads of torch (default: all)")
-    parser.add_argument("--workers", type=int, default=0, help="processes that prepare images (default: none)")
-    parser.add_argument("--accelerator", default="auto", help="auto, cpu, cuda (default: auto)")
-    parser.add_argument("--devices", type=int, default=1, help="how many devices (default: 1)")
+    add_machine(parser, workers=True, accelerator=True, devices=True)
     parser.add_argument("--markdown", type=Path, help="write the table to this file too")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
@@ -72,7 +70,7 @@ def bench_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--side", type=int, default=160, help="pixels of both inputs (default: 160)")
     parser.add_argument("--images", type=int, default=256, help="of an epoch (default: 256)")
     parser.add_argument("--epochs", type=int, default=2, help="that are timed each way (default: 2)")
-    parser.add_argument("--threads", type=int, default=0, help="threads of torch (default: all)")
+    add_machine(parser)
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
 
 
@@ -109,9 +107,7 @@ def sweep_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help="folder that holds the images (not needed with --smoke)")
     parser.add_argument("--out", type=Path, help="folder of the search (default: runs/RECIPE-sweep)")
     parser.add_argument("--smoke", action="store_true", help="tiny, on generated images")
-    parser.add_argument("--threads", type=int, default=0, help="threads of torch (default: all)")
-    parser.add_argument("--workers", type=int, default=0, help="processes that prepare images (default: none)")
-    parser.add_argument("--accelerator", default="auto", help="auto, cpu, cuda (default: auto)")
+    add_machine(parser, workers=True, accelerator=True)
     parser.add_argument("--json", action="store_true", help="print the trials as JSON")
 
 
