@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge.errors import ConfigError, FoldsightError
 from trainer.adapt.command import add_options as adapt_options
+from trainer.adapt.worth import add_options as worth_options
 from trainer.clean.command import add_options as clean_options
 from trainer.kinds import KINDS
 from trainer.laboratory.command import add_options, bench_options, sweep_options
@@ -212,6 +213,8 @@ def _add_data(commands: Any) -> None:
     clean_options(clean)
     adapt = _command(commands, "adapt", _adapt, "adapt a bundle to a clinic with its own few labelled frames")
     adapt_options(adapt)
+    buys = _command(commands, "adapt-worth", _adapt_worth, "measure what a few frames of an unseen source buy")
+    worth_options(buys)
     data = commands.add_parser("data", help="look at the images before training").add_subparsers(
         required=True, metavar="COMMAND"
     )
@@ -631,6 +634,12 @@ def _print_places(found: dict[str, Any]) -> None:
 
 def _adapt(arguments: argparse.Namespace) -> int:
     from trainer.adapt.command import run  # noqa: PLC0415
+
+    return run(arguments)
+
+
+def _adapt_worth(arguments: argparse.Namespace) -> int:
+    from trainer.adapt.worth import run  # noqa: PLC0415
 
     return run(arguments)
 

@@ -48,6 +48,10 @@ class Inputs:
         """Group of each image."""
         return np.array([record.group for record in self.records])
 
+    def take(self, kept: NDArray[np.int64]) -> Inputs:
+        """Those of some images, by their indices."""
+        return Inputs(self.images[kept], self.labels[kept], self.fit[kept], tuple(self.records[k] for k in kept))
+
 
 def prepare_inputs(
     records: Sequence[Record], root: Path, spec: InputSpec, cache: Path, labels: Sequence[str]

@@ -15,7 +15,6 @@ import numpy as np
 from trainer.answers import SplitAnswers, join
 from trainer.evaluate import answers_file, evaluate_split, finding_scores, kept_answers, run_model
 from trainer.export import choose_decision
-from trainer.inputs import Inputs
 from trainer.stages import Run
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from edge.bundle import DecisionSpec
     from trainer.evaluate import Judging
+    from trainer.inputs import Inputs
     from trainer.recipe import DecideSettings, Recipe
     from trainer.stages import Machine
 
@@ -179,8 +179,7 @@ def _at(decision: DecisionSpec | None, answer: SplitAnswers, judging: Judging) -
 
 def only(inputs: Inputs, sources: Sequence[str]) -> Inputs:
     """The inputs of some sources."""
-    kept = np.flatnonzero(np.isin(inputs.sources, sources))
-    return Inputs(inputs.images[kept], inputs.labels[kept], inputs.fit[kept], tuple(inputs.records[i] for i in kept))
+    return inputs.take(np.flatnonzero(np.isin(inputs.sources, sources)))
 
 
 def over_seeds(reports: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float | None]]]:

@@ -15,13 +15,13 @@ from trainer.options import add_machine
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
     from torch import nn
 
     from edge.bundle import Bundle, DecisionSpec
-    from trainer.adapt.choose import Bench
+    from trainer.adapt.choose import Bench, Way
     from trainer.adapt.student import Student
     from trainer.data.manifest import Record
 
@@ -115,6 +115,82 @@ def rendered(bundle: Bundle) -> Rendered:
     return Rendered(np.stack(images), np.array(labels, np.int64))
 
 
+class Tried(NamedTuple):
+    """What was tried on some given frames.
+
+    Attributes:
+        bundle: the shipped one.
+        bench: the frames that are fit to be judged.
+        refit: of its student; None where there is none.
+        ways: validated, from the least change to the most.
+    """
+
+    bundle: Bundle
+    bench: Bench
+    refit: _Refit | None
+    ways: Sequence[Way]
+
+    def made(self, way: Way) -> tuple[bytes | None, DecisionSpec]:
+        """A way's INT8 model, None where it is the shipped one, and its operating point."""
+        from trainer.adapt import choose  # noqa: PLC0415
+
+        if way.name == choose.SHIPPED:
+            return None, self.bench.shipped
+        refit = None if self.refit is None or way.name == choose.POINT else self.refit
+        return None if refit is None else refit.quantised(way.name), self.bench.point(way.logits)
+
+    def best(self) -> tuple[Way, bytes | None, DecisionSpec]:
+        """The last way that was kept and does not lose by quantising; its INT8 model and operating point."""
+        from trainer.evaluate import run_model  # noqa: PLC0415
+
+        for way in (way for way in reversed(self.ways) if way.kept):
+            model, decision = self.made(way)
+            if model is None or self.refit is None:
+                break
+            say("adapt: the INT8 model is checked against what it was made of")
+            count = len(self.bundle.manifest.labels)
+            narrow = run_model(model, self.bench.inputs, title="the adapted INT8 model", labels=count).logits
+            lost = _lost_by_quantising(self.bench, self.refit.logits(way.name), narrow, decision)
+            if lost is None:
+                break
+            say(f"adapt: {way.name} is left out: in INT8 it answers {100 * lost:.1f} points of the frames worse")
+        return way, model, decision
+
+
+def try_ways(
+    bundle: Bundle, records: list[Record], root: Path, *, trained: Path | None, seed: int, threads: int, scratch: Path,
+    more: Rendered | None = None,
+) -> Tried:  # fmt: skip
+    """Validate every way.
+
+    Args:
+        bundle: the shipped one.
+        records: the given frames.
+        root: their data root.
+        trained: the folder of its run; None adapts the operating point only.
+        seed: of folds and fits.
+        threads: of torch; 0 for its own choice.
+        scratch: a folder for what is prepared.
+        more: rendered frames that are there already; None renders them.
+    """
+    from trainer.adapt import choose  # noqa: PLC0415
+    from trainer.evaluate import Judging, run_model  # noqa: PLC0415
+    from trainer.inputs import prepare_inputs  # noqa: PLC0415
+    from trainer.recipe import DecideSettings  # noqa: PLC0415
+
+    spec = bundle.manifest
+    every = prepare_inputs(records, root, spec.input, scratch / "own", spec.labels)
+    inputs = every.take(np.flatnonzero(every.fit))
+    choose.check_enough(inputs.labels, inputs.groups)
+    primary = bundle.files[bundle.artefact("int8").file]
+    point = spec.decision
+    decide = DecideSettings(smoothing_s=point.smoothing_s, dwell_s=point.dwell_s, expire_s=point.expire_s)
+    logits = run_model(primary, inputs, title="the shipped model", labels=len(spec.labels)).logits
+    bench = choose.Bench(inputs, logits, point, Judging(spec.labels, spec.finding), decide, seed)
+    refit = None if trained is None else _Refit(bench, _student(bundle, trained, threads), more or rendered(bundle))
+    return Tried(bundle, bench, refit, choose.validate(bench, [] if refit is None else refit.ways()))
+
+
 def adapt(
     bundle: Bundle, records: list[Record], root: Path, out: Path, *, trained: Path | None, seed: int, threads: int,
     scratch: Path,
@@ -122,58 +198,38 @@ def adapt(
     """Validate every way, and write a bundle by the best of those that surely help.
 
     Args:
-        bundle: the shipped one.
-        records: the given frames.
-        root: their data root.
+        bundle: as of `try_ways`, like all that is not named here.
+        records: as there.
+        root: as there.
         out: the adapted bundle.
-        trained: the folder of its run; None adapts the operating point only.
-        seed: of folds and fits.
-        threads: of torch; 0 for its own choice.
-        scratch: a folder for what is prepared.
+        trained: as there.
+        seed: as there.
+        threads: as there.
+        scratch: as there.
 
     Returns:
         `ways`, `chosen`, `bundle` (its path, or None where nothing helps), `frames`, `groups`.
     """
     from trainer.adapt import choose, ship  # noqa: PLC0415
     from trainer.data.manifest import data_hash  # noqa: PLC0415
-    from trainer.evaluate import Judging, run_model  # noqa: PLC0415
-    from trainer.inputs import Inputs, prepare_inputs  # noqa: PLC0415
-    from trainer.recipe import DecideSettings  # noqa: PLC0415
 
     ship.check_place(out, bundle)
-    spec = bundle.manifest
-    every = prepare_inputs(records, root, spec.input, scratch / "own", spec.labels)
-    fit = np.flatnonzero(every.fit)
-    inputs = Inputs(every.images[fit], every.labels[fit], every.fit[fit], tuple(records[k] for k in fit))
-    choose.check_enough(inputs.labels, inputs.groups)
-    primary = bundle.files[bundle.artefact("int8").file]
-    judging = Judging(spec.labels, spec.finding)
-    labels = len(spec.labels)
-    point = spec.decision
-    decide = DecideSettings(smoothing_s=point.smoothing_s, dwell_s=point.dwell_s, expire_s=point.expire_s)
-    logits = run_model(primary, inputs, title="the shipped model", labels=labels).logits
-    bench = choose.Bench(inputs, logits, point, judging, decide, seed)
-    refit = None if trained is None else _Refit(bench, _student(bundle, trained, threads), rendered(bundle))
-    ways = choose.validate(bench, [] if refit is None else refit.ways())
-    best = next(way for way in reversed(ways) if way.kept)
+    tried = try_ways(bundle, records, root, trained=trained, seed=seed, threads=threads, scratch=scratch)
+    best, model, decision = tried.best()
+    inputs = tried.bench.inputs
+    groups = len(set(inputs.groups))
     outcome: dict[str, Any] = {
-        "ways": [way.as_dict() for way in ways], "chosen": best.name, "bundle": None,
-        "frames": len(fit), "groups": len(set(inputs.groups)),
+        "ways": [way.as_dict() for way in tried.ways], "chosen": best.name, "bundle": None,
+        "frames": len(inputs.labels), "groups": groups,
     }  # fmt: skip
     if best.name == choose.SHIPPED:
         return outcome
-    model, decision = None, bench.point(best.logits)
-    if refit is not None and best.name != choose.POINT:
-        model = refit.quantised(best.name)
-        say("adapt: the INT8 model is checked against what it was made of")
-        narrow = run_model(model, inputs, title="the adapted INT8 model", labels=labels).logits
-        _check_quantised(bench, refit.logits(best.name), narrow, decision)
     each = np.bincount(inputs.labels, minlength=2)
-    counts = {"frames": len(fit), "groups": outcome["groups"], "folds": int(each[1]), "no_folds": int(each[0]),
-              "unfit": len(records) - len(fit), "data_sha256": data_hash(records, root)}  # fmt: skip
+    counts = {"frames": len(inputs.labels), "groups": groups, "folds": int(each[1]), "no_folds": int(each[0]),
+              "unfit": len(records) - len(inputs.labels), "data_sha256": data_hash(records, root)}  # fmt: skip
     licences = sorted({record.licence for record in records})
     out.parent.mkdir(parents=True, exist_ok=True)
-    ship.write_adapted(out, bundle, way=best, ways=ways, decision=decision, model=model, counts=counts,
+    ship.write_adapted(out, bundle, way=best, ways=tried.ways, decision=decision, model=model, counts=counts,
                        licences=licences)  # fmt: skip
     outcome["bundle"] = str(out)
     return outcome
@@ -190,9 +246,10 @@ def _student(bundle: Bundle, trained: Path, threads: int) -> Student:
     return find_student(trained, bundle, golden_of(bundle))
 
 
-def _check_quantised(
+def _lost_by_quantising(
     bench: Bench, wide: NDArray[np.float32], narrow: NDArray[np.float32], decision: DecisionSpec
-) -> None:
+) -> float | None:
+    """Balanced accuracy that INT8 loses on the given frames, where that is too much; None where it is not."""
     from trainer.adapt.choose import balanced  # noqa: PLC0415
 
     even = np.ones((1, len(wide)))
@@ -201,11 +258,7 @@ def _check_quantised(
     )
     fewest = int(np.bincount(bench.truth.astype(np.int64), minlength=2).min())
     one_frame = 0.5 / max(1, fewest)  # of few frames one says nothing
-    if lost > max(_QUANTISING_COSTS, one_frame + 1e-9):
-        raise ConfigError(
-            f"INT8 answers {100 * lost:.1f} points of the given frames worse than what it was made of: nothing was "
-            "written; give more frames, or leave --run out"
-        )
+    return lost if lost > max(_QUANTISING_COSTS, one_frame + 1e-9) else None
 
 
 class _Refit:
