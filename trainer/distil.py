@@ -123,7 +123,8 @@ class Distillation(Task):
     L = soft_weight * soft(student, teacher) + hard_weight * hard(student, labels); both see the same augmented pixels
     (Beyer et al. 2022, arXiv 2106.05237). Where the student has a map, map_weight * dense(map, maps) joins them: the
     maps are a segmentation teacher's answer, computed once and carried through the augmentation. So do the terms of
-    `also`. With `distrust`, its loss over the images' own soft and hard terms stands for the first two.
+    `also`. With `distrust`, its loss over the images' own soft and hard terms stands for the first two. Of images that
+    are mixed (`mix`) the soft term alone counts: what a mixture is, only the teacher says.
     """
 
     def __init__(
@@ -138,8 +139,10 @@ class Distillation(Task):
         dense: SoftMaps | None = None,
         map_weight: float = 0.0,
         also: Also | None = None,
+        mix: float = 0.0,
     ) -> None:
         super().__init__(model)
+        self.mix = mix
         # In a tuple, so that it is no submodule: train(), state_dict() and the optimiser pass it by.
         self._teacher = (teacher.eval().requires_grad_(requires_grad=False),)
         self.soft, self.hard = soft, hard
@@ -159,6 +162,8 @@ class Distillation(Task):
 
     def forward(self, pixels: Tensor, labels: Tensor, maps: Tensor, beside: Beside | None = None) -> dict[str, Tensor]:
         """The `loss`, and its terms `soft`, `hard`, `map` and those of `also` before weighting."""
+        if self.mix and self.training:
+            return self._mixed(pixels, labels, maps)
         with torch.no_grad(), nullcontext() if self._also is None else self._also.its:
             answer = self._teacher[0](pixels)
         own_levels = nullcontext() if self._also is None else self._also.own
@@ -185,6 +190,43 @@ class Distillation(Task):
                 terms[name] = guide(own, [Answer(answer, levels)], labels)
                 loss = loss + self._also.guides[name][0] * terms[name]
         return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
+
+    def _mixed(self, pixels: Tensor, labels: Tensor, maps: Tensor) -> dict[str, Tensor]:
+        pixels, plain = mix_images(pixels, self.mix)
+        with torch.no_grad():
+            answer = self._teacher[0](pixels)
+        logits = self.model(pixels)
+        share = plain.float() / plain.sum().clamp_min(1)
+        terms: dict[str, Tensor] = {}
+        if self.dense is not None:
+            logits, found = logits
+            # Of no picture where all are mixed: then a zero that still has a gradient.
+            terms["map"] = self.dense(found[plain], maps[plain]) if bool(plain.any()) else 0 * found.sum()
+        terms["soft"] = self.soft(logits, answer)
+        terms["hard"] = (share * self.hard.each(logits, labels)).sum()
+        loss = self.soft_weight * terms["soft"] + self.hard_weight * terms["hard"]
+        if self.dense is not None:
+            loss = loss + self.map_weight * terms["map"]
+        return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
+
+
+def mix_images(pixels: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Blend some images of a batch with others of it, in a proportion drawn evenly.
+
+    After Zhang et al. 2018 (arXiv 1710.09412); with a teacher that answers the blend, Beyer et al. 2022 (2106.05237).
+
+    Args:
+        pixels: uint8 (N, 3, H, W).
+        share: chance of each image to be blended.
+
+    Returns:
+        uint8 (N, 3, H, W), and bool (N,), which images are as they were. Torch's random state decides.
+    """
+    count = len(pixels)
+    blended, other, weight = torch.rand(count) < share, torch.randperm(count), torch.rand(count)
+    weight = torch.where(blended, weight, 0.0).to(pixels.device).view(-1, 1, 1, 1)
+    both = torch.lerp(pixels.float(), pixels[other.to(pixels.device)].float(), weight)
+    return both.round().to(torch.uint8), ~blended.to(pixels.device)
 
 
 class Taught(Task):

@@ -181,12 +181,14 @@ class DistilSettings(_Part):
         soft: its weight.
         hard: weight of the true labels.
         also: more terms, of the families that `trainer.laboratory.terms` knows: features, relations, other responses.
+        mix: share of images that are blended with another of their batch; only the teacher says what they show.
     """
 
     temperature: Positive = 4.0
     soft: Weight = 0.9
     hard: Weight = 0.1
     also: list[Term] = []
+    mix: float = Field(default=0.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _some(self) -> DistilSettings:
@@ -195,6 +197,9 @@ class DistilSettings(_Part):
             raise ValueError(reason)
         if self.soft + self.hard <= 0 and not self.also:
             msg = "soft and hard are both 0: there would be nothing to learn"
+            raise ValueError(msg)
+        if self.mix and (self.also or not self.soft):
+            msg = "mix wants soft above 0 and no terms in also: of a blend nothing but the teacher's answer is known"
             raise ValueError(msg)
         return self
 
@@ -401,6 +406,15 @@ class Recipe(_Part):
         if self.finding not in self.labels:
             msg = f"finding {self.finding!r} is not one of the labels {self.labels}"
             raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_mixed_distrusted(self) -> Recipe:
+        for name in ("student", "smaller"):
+            network = getattr(self, name)
+            if self.distil.mix and network is not None and network.robust.on:
+                msg = f"distil.mix blends images, and {name}.robust wants each one's source: set one of them to 0"
+                raise ValueError(msg)
         return self
 
     @model_validator(mode="after")

@@ -258,7 +258,7 @@ class Run:
             soft_weight=distil.soft, hard_weight=distil.hard,
             dense=None if maps is None else SoftMaps(maps.positive),
             map_weight=0.0 if maps is None else maps.weight,
-            also=self._also(student, teacher, settings) if distil.also else None,
+            also=self._also(student, teacher, settings) if distil.also else None, mix=distil.mix,
         )  # fmt: skip
         return self._fit(task, settings, folder, title, maps=maps is not None, robust=robust)
 

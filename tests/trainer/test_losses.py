@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from trainer.distil import Distillation, Supervised  # noqa: E402  after the check for torch
+from trainer.distil import Distillation, Supervised, mix_images  # noqa: E402  after the check for torch
 from trainer.losses import HardLabels, SoftMaps, SoftTargets  # noqa: E402
 from trainer.models import PixelModel, SimpleResNet  # noqa: E402
 
@@ -100,3 +100,52 @@ def test_distillation_with_a_map_adds_its_loss() -> None:
     terms["loss"].backward()
     assert student.body.map_head[3].bias.grad.abs().sum() > 0
     assert all(p.grad is None for p in teacher.parameters())
+
+
+# --- images mixed with others of their batch ---
+
+
+def test_mixed_images_lie_between_two_of_the_batch_and_the_others_stay() -> None:
+    torch.manual_seed(3)
+    pixels = torch.arange(40, dtype=torch.uint8).mul(6).view(40, 1, 1, 1).expand(40, 3, 2, 2)
+    found, plain = mix_images(pixels, 0.5)
+    assert found.dtype == torch.uint8
+    assert 8 < int(plain.sum()) < 32
+    assert torch.equal(found[plain], pixels[plain])
+    assert float((found[~plain] != pixels[~plain]).float().mean()) > 0.8
+    assert int(found.min()) >= 0
+    assert int(found.max()) <= 39 * 6
+    assert torch.equal(mix_images(pixels, 0.0)[0], pixels)
+
+
+def test_a_mixture_has_the_teachers_answer_and_no_label() -> None:
+    """With all images mixed the hard term is 0 whatever the labels, and the soft one is that of the blends."""
+    torch.manual_seed(0)
+    student, teacher = PixelModel(torch.nn.Flatten()), PixelModel(torch.nn.Flatten())
+    task = Distillation(student, teacher, soft=SoftTargets(2), hard=HardLabels(), soft_weight=1, hard_weight=1, mix=1.0)
+    pixels = torch.randint(0, 255, (6, 3, 1, 1), dtype=torch.uint8)
+    terms = task.train()(pixels, torch.tensor([0, 1, 2, 0, 1, 2]), NO_MAPS)
+    assert float(terms["hard"]) == 0.0
+    assert float(terms["soft"]) == pytest.approx(0.0, abs=1e-6)  # the two networks are one, on whatever they see
+    plain = task.eval()(pixels, torch.tensor([0, 1, 2, 0, 1, 2]), NO_MAPS)
+    assert float(plain["hard"]) > 0  # asked, not taught: nothing is mixed
+
+
+def test_maps_and_labels_count_of_the_images_that_are_not_mixed() -> None:
+    body = SimpleResNet(2, (16, 16, 16, 16), (1, 1, 1, 1), maps=2)
+    teacher = PixelModel(SimpleResNet(2, (16, 16, 16, 16), (1, 1, 1, 1)))
+    task = Distillation(PixelModel(body), teacher, soft=SoftTargets(2), hard=HardLabels(), soft_weight=0.5,
+                        hard_weight=0.25, dense=SoftMaps(), map_weight=2.0, mix=0.5)  # fmt: skip
+    pixels, labels = torch.randint(0, 255, (8, 3, 64, 64), dtype=torch.uint8), torch.tensor([0, 1] * 4)
+    maps = torch.rand(8, 2, 8, 8)
+    torch.manual_seed(5)
+    terms = task.train()(pixels, labels, maps)
+    weighted = 0.5 * terms["soft"] + 0.25 * terms["hard"] + 2.0 * terms["map"]
+    assert float(terms["loss"].detach()) == pytest.approx(float(weighted), rel=1e-5)
+    torch.manual_seed(5)
+    blended, plain = mix_images(pixels, 0.5)
+    with torch.no_grad():
+        logits, found = task.train().model(blended)
+    assert 0 < int(plain.sum()) < 8
+    assert float(terms["hard"]) == pytest.approx(float(HardLabels()(logits[plain], labels[plain])), rel=1e-4)
+    assert float(terms["map"]) == pytest.approx(float(SoftMaps()(found[plain], maps[plain])), rel=1e-4)

@@ -65,6 +65,17 @@ def test_nothing_to_learn_is_refused(content: Any) -> None:
         Recipe.model_validate(content)
 
 
+def test_mixing_wants_a_teacher_and_knows_no_sources(content: Any) -> None:
+    content["distil"] = {"soft": 0, "hard": 1, "mix": 0.5}
+    with pytest.raises(ValueError, match="mix wants soft above 0"):
+        Recipe.model_validate(content)
+    content["distil"] = {"mix": 0.5}
+    assert Recipe.model_validate(content).distil.mix == 0.5
+    content["student"]["robust"] = {"group_dro": 0.01}
+    with pytest.raises(ValueError, match=r"student\.robust wants each one's source"):
+        Recipe.model_validate(content)
+
+
 def test_a_digest_follows_the_settings_but_not_unused_defaults() -> None:
     plain = TrainSettings(epochs=1, epoch_images=8)
     assert digest(plain) == digest(TrainSettings(epochs=1, epoch_images=8, clip=5.0))
