@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from edge.errors import ConfigError, FoldsightError
-from trainer.adapt.choose import LEAST_EACH, LEAST_FRAMES, LEAST_GROUPS, SHIPPED
 from trainer.console import say
 from trainer.options import add_machine
 
@@ -70,6 +69,8 @@ def part(labels: NDArray[np.int64], groups: NDArray[np.str_], most: int, seed: i
     Raises:
         FoldsightError: no way of parting these groups will do.
     """
+    from trainer.adapt.choose import LEAST_GROUPS  # noqa: PLC0415
+
     rng = np.random.default_rng(seed)
     names = np.array(sorted(set(groups.tolist())))
     for _ in range(_TRIES):
@@ -139,6 +140,7 @@ def worth(
         was it.
     """
     from edge.bundle import Bundle  # noqa: PLC0415
+    from trainer.adapt.choose import SHIPPED  # noqa: PLC0415
     from trainer.adapt.command import rendered, try_ways  # noqa: PLC0415
     from trainer.unseen import only  # noqa: PLC0415
 
@@ -235,6 +237,7 @@ def held_out(recipe: Recipe, source: str, seed: int) -> Recipe:
 
 def run(arguments: argparse.Namespace) -> int:
     """`foldsight-trainer adapt-worth`."""
+    from trainer.adapt.choose import LEAST_EACH, LEAST_FRAMES  # noqa: PLC0415
     from trainer.ledger import note_reading  # noqa: PLC0415
     from trainer.recipe import digest, load_recipe  # noqa: PLC0415
     from trainer.stages import Machine, Run  # noqa: PLC0415
