@@ -17,6 +17,16 @@ from trainer.onnx_export import export_body
 from trainer.quantise import quantise
 from trainer.recipe import QuantiseSettings
 
+FAMILY = (
+    ((16, 16, 32, 64), (1, 1, 1, 1)),
+    ((16, 32, 64, 128), (1, 1, 1, 1)),
+    ((16, 32, 64, 96), (1, 1, 2, 2)),
+    ((16, 32, 64, 128), (1, 1, 2, 2)),
+    ((16, 32, 96, 160), (1, 1, 2, 2)),
+    ((16, 32, 64, 128), (2, 2, 2, 2)),
+)
+"""Widths and blocks of the students that docs/cost.md sets against each other; with a map, as they ship."""
+
 
 def write(folder: Path, name: str, body: torch.nn.Module, side: int) -> None:
     """Export, quantise on noise, save."""
@@ -35,6 +45,9 @@ def main(folder: Path) -> None:
     write(folder, "resnet-2222-224", SimpleResNet(), 224)
     write(folder, "resnet-1121-w160-224", small, 224)
     write(folder, "resnet-2222-160", SimpleResNet(), 160)
+    for widths, blocks in FAMILY:
+        name = "-".join(map(str, widths)) + "_" + "-".join(map(str, blocks))
+        write(folder, f"student-{name}", SimpleResNet(widths=widths, blocks=blocks, maps=2), 160)
 
 
 if __name__ == "__main__":

@@ -232,6 +232,21 @@ def test_a_student_is_refitted_quantised_and_shipped(
     assert "not this\nmodel's" in adapted.files[CARD].decode()
 
 
+def test_a_refit_that_loses_in_int8_yields_to_the_way_before_it(
+    coloured: Path, trained: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "_RENDERED", 20)
+    bundle, run = trained
+    arguments = {"trained": run, "seed": 0, "threads": 1}
+    records = command.labelled(coloured, None)
+    tried = command.try_ways(Bundle.open(bundle), records, coloured, scratch=tmp_path, **arguments)  # type: ignore[arg-type]
+    kept = [way.name for way in tried.ways if way.kept]
+    assert tried.best()[0].name == kept[-1] == LAYER
+    monkeypatch.setattr(command, "_lost_by_quantising", lambda *_: 0.1)
+    way, model, _ = tried.best()
+    assert (way.name, model) == (kept[-2], None)
+
+
 def test_a_run_of_another_model_is_refused(trained: tuple[Path, Path], tmp_path: Path) -> None:
     other = Bundle.open(COMMITTED_BUNDLE)
     with pytest.raises(ConfigError, match="none of its students is the one"):
