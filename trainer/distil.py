@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
     from trainer.distrust import Distrust
+    from trainer.focus import Focus
     from trainer.losses import HardLabels, SoftMaps, SoftTargets
     from trainer.models import Probe
 
@@ -40,19 +41,30 @@ class Task(nn.Module):
         model: what is trained: uint8 pixels (N, 3, H, W) -> logits (N, C), and map logits (N, labels, h, w) with them
             where it has a map.
         distrust: what keeps it from learning the images' sources; None for nothing.
+        focus: what keeps its evidence on the finding; None for nothing.
     """
 
     distrust: Distrust | None
+    focus: Focus | None
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.distrust = None
+        self.distrust = self.focus = None
 
     @property
     def together(self) -> int:
         """How many images in a row must be seen by one process."""
         return 1 if self.distrust is None else self.distrust.together
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Within this the model must answer: what `distrust` and `focus` look at is kept."""
+        with (
+            nullcontext() if self.distrust is None else self.distrust.watch(),
+            nullcontext() if self.focus is None else self.focus.watch(),
+        ):
+            yield
 
     def frozen(self) -> list[nn.Module]:
         """Networks that take part but do not learn: moved to the device, but neither wrapped nor saved."""
@@ -70,15 +82,21 @@ class Supervised(Task):
         super().__init__(model)
         self.hard = hard
 
-    def forward(self, pixels: Tensor, labels: Tensor, _maps: Tensor, beside: Beside | None = None) -> dict[str, Tensor]:
-        """The `loss`, and its term `hard`."""
-        if self.distrust is None:
-            hard = self.hard(self.model(pixels), labels)
-            return {"loss": hard, "hard": hard.detach()}
-        with self.distrust.watch():
+    def forward(self, pixels: Tensor, labels: Tensor, maps: Tensor, beside: Beside | None = None) -> dict[str, Tensor]:
+        """The `loss`, and its terms `hard` and `focus` before weighting."""
+        with self.watched():
             logits = self.model(pixels)
-        each = self.hard.each(logits, labels)
-        return {**self.distrust(each, logits, labels, beside), "hard": each.detach().mean()}
+        if self.distrust is None:
+            loss = self.hard(logits, labels)
+            terms = {"hard": loss.detach()}
+        else:
+            each = self.hard.each(logits, labels)
+            terms = {**self.distrust(each, logits, labels, beside), "hard": each.detach().mean()}
+            loss = terms.pop("loss")
+        if self.focus is not None:
+            stray = self.focus(labels, maps)
+            loss, terms["focus"] = loss + self.focus.weight * stray, stray.detach()
+        return {"loss": loss, **terms}
 
 
 class Answer(NamedTuple):
@@ -124,7 +142,7 @@ class Distillation(Task):
     (Beyer et al. 2022, arXiv 2106.05237). Where the student has a map, map_weight * dense(map, maps) joins them: the
     maps are a segmentation teacher's answer, computed once and carried through the augmentation. So do the terms of
     `also`. With `distrust`, its loss over the images' own soft and hard terms stands for the first two. Of images that
-    are mixed (`mix`) the soft term alone counts: what a mixture is, only the teacher says.
+    are mixed (`mix`) the soft term alone counts: what a mixture is, only the teacher says. `focus` joins its own term.
     """
 
     def __init__(
@@ -161,13 +179,12 @@ class Distillation(Task):
         return list(self._teacher)
 
     def forward(self, pixels: Tensor, labels: Tensor, maps: Tensor, beside: Beside | None = None) -> dict[str, Tensor]:
-        """The `loss`, and its terms `soft`, `hard`, `map` and those of `also` before weighting."""
+        """The `loss`, and its terms `soft`, `hard`, `map`, `focus` and those of `also` before weighting."""
         if self.mix and self.training:
             return self._mixed(pixels, labels, maps)
         with torch.no_grad(), nullcontext() if self._also is None else self._also.its:
             answer = self._teacher[0](pixels)
-        own_levels = nullcontext() if self._also is None else self._also.own
-        with own_levels, nullcontext() if self.distrust is None else self.distrust.watch():
+        with nullcontext() if self._also is None else self._also.own, self.watched():
             logits = self.model(pixels)
         terms: dict[str, Tensor] = {}
         if self.dense is not None:
@@ -183,6 +200,9 @@ class Distillation(Task):
             terms["soft"], terms["hard"] = soft.mean(), hard.mean()
         if self.dense is not None:
             loss = loss + self.map_weight * terms["map"]
+        if self.focus is not None:
+            terms["focus"] = self.focus(labels, maps)
+            loss = loss + self.focus.weight * terms["focus"]
         if self._also is not None:
             levels = [level / unit for level, unit in zip(self._also.its.features, self._also.units, strict=True)]
             own = Answer(logits, self._also.own.features)
@@ -195,7 +215,8 @@ class Distillation(Task):
         pixels, plain = mix_images(pixels, self.mix)
         with torch.no_grad():
             answer = self._teacher[0](pixels)
-        logits = self.model(pixels)
+        with self.watched():
+            logits = self.model(pixels)
         share = plain.float() / plain.sum().clamp_min(1)
         terms: dict[str, Tensor] = {}
         if self.dense is not None:
@@ -207,6 +228,9 @@ class Distillation(Task):
         loss = self.soft_weight * terms["soft"] + self.hard_weight * terms["hard"]
         if self.dense is not None:
             loss = loss + self.map_weight * terms["map"]
+        if self.focus is not None:
+            terms["focus"] = self.focus(labels, maps, plain)
+            loss = loss + self.focus.weight * terms["focus"]
         return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
 
 

@@ -19,6 +19,7 @@ from edge.preprocess import Preprocessor
 from trainer.console import Meter
 from trainer.data.manifest import VIBRATION
 from trainer.data.types import FOLD, GLOTTIS, LABELS
+from trainer.models import last_map, only_logits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -77,11 +78,11 @@ class GradCam:
         """
         batch = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
         if self._layer is None:
-            self._layer = self._find(batch[:1])
+            self._layer = last_map(self._model, batch[:1])
         handle = self._model.get_submodule(self._layer).register_forward_hook(self._keep)
         try:
             with torch.enable_grad():
-                logits = _logits(self._model(batch))
+                logits = only_logits(self._model(batch))
                 features = self._kept
                 if features is None:
                     msg = f"layer {self._layer} took no part in the answer"
@@ -100,38 +101,6 @@ class GradCam:
 
     def _keep(self, _: nn.Module, __: Any, output: Any) -> None:
         self._kept = output
-
-    def _find(self, example: Tensor) -> str:
-        """The last module in order of computation with a map that the logits depend on."""
-        seen: list[tuple[str, Tensor]] = []
-
-        def watch(name: str) -> Any:
-            def note(_: nn.Module, __: Any, output: Any) -> None:
-                if isinstance(output, torch.Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:  # noqa: PLR2004
-                    seen.append((name, output))
-
-            return note
-
-        handles = [module.register_forward_hook(watch(name)) for name, module in self._model.named_modules() if name]
-        try:
-            with torch.enable_grad():
-                logits = _logits(self._model(example))
-                usable = [(name, output) for name, output in seen if output.requires_grad]
-                outputs = [output for _, output in usable]
-                slopes = torch.autograd.grad(logits.sum(), outputs, allow_unused=True) if outputs else ()
-        finally:
-            for handle in handles:
-                handle.remove()
-        found = [name for (name, _), slope in zip(usable, slopes, strict=True) if slope is not None]
-        if not found:
-            msg = "the network has no layer with a spatial extent: there is nothing to map"
-            raise ValueError(msg)
-        return found[-1]
-
-
-def _logits(answer: Any) -> Tensor:
-    found: Tensor = answer[0] if isinstance(answer, tuple) else answer
-    return found
 
 
 @dataclass(frozen=True)
@@ -238,7 +207,7 @@ def look(model: nn.Module, inputs: Inputs, title: str, layer: str | None = None)
             part = slice(start, min(start + _BATCH, shape[0]))
             pixels = np.asarray(inputs.images[part])
             with torch.no_grad():
-                logits = _logits(model.eval()(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())))
+                logits = only_logits(model.eval()(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())))
             said[part] = logits.argmax(1).numpy()
             scores[part] = logits.softmax(1).amax(1).numpy()
             maps[part] = cam(pixels, said[part])[0]

@@ -117,6 +117,7 @@ class TeacherSettings(_Part):
         frozen_stages: how many stages after the stem stay as pretrained (EfficientNets only).
         dropout: share of pooled features dropped in training.
         robust: training that does not trust sources.
+        focus: weight of the share of its evidence for the finding that lies outside of the maps' masks.
     """
 
     backbone: str
@@ -125,6 +126,7 @@ class TeacherSettings(_Part):
     dropout: float = Field(default=0.2, ge=0, lt=1)
     train: TrainSettings
     robust: RobustSettings = RobustSettings()
+    focus: Weight = 0.0
 
 
 class StudentSettings(_Part):
@@ -182,6 +184,7 @@ class DistilSettings(_Part):
         hard: weight of the true labels.
         also: more terms, of the families that `trainer.laboratory.terms` knows: features, relations, other responses.
         mix: share of images that are blended with another of their batch; only the teacher says what they show.
+        focus: weight of the share of the student's evidence for the finding that lies outside of the maps' masks.
     """
 
     temperature: Positive = 4.0
@@ -189,6 +192,7 @@ class DistilSettings(_Part):
     hard: Weight = 0.1
     also: list[Term] = []
     mix: float = Field(default=0.0, ge=0, le=1)
+    focus: Weight = 0.0
 
     @model_validator(mode="after")
     def _some(self) -> DistilSettings:
@@ -414,6 +418,15 @@ class Recipe(_Part):
             network = getattr(self, name)
             if self.distil.mix and network is not None and network.robust.on:
                 msg = f"distil.mix blends images, and {name}.robust wants each one's source: set one of them to 0"
+                raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _maps_to_focus_on(self) -> Recipe:
+        for name in ("teacher", "distil"):
+            weight = getattr(self, name).focus
+            if weight and self.maps is None:
+                msg = f"{name}.focus is {weight:g}, but there are no maps, which say where: add maps, or set it to 0"
                 raise ValueError(msg)
         return self
 

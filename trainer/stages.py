@@ -161,8 +161,9 @@ class Run:
     @functools.cached_property
     def teacher_key(self) -> str:
         """Hash of all that the teacher depends on."""
+        where = [self.maps_key] if self.recipe.teacher.focus else []
         return digest("teacher", 1, self.data_key, self.recipe.seed, self._learnt_input,
-                      self.recipe.augment, self.recipe.teacher)  # fmt: skip
+                      self.recipe.augment, self.recipe.teacher, *where)  # fmt: skip
 
     @functools.cached_property
     def scratch_key(self) -> str:
@@ -203,11 +204,14 @@ class Run:
 
         settings, robust = self.recipe.teacher.train, self.recipe.teacher.robust
         folder = self._folder("teacher", self.teacher_key)
+        if self.recipe.teacher.focus:
+            self.soft_masks()
 
         def work() -> dict[str, Any]:
             self._require_sources()
-            task = Supervised(self.new_teacher(), HardLabels(settings.smoothing))
-            return self._fit(task, settings, folder, "teacher", robust=robust)
+            task, focus = Supervised(self.new_teacher(), HardLabels(settings.smoothing)), self.recipe.teacher.focus
+            self._focus(task, focus)
+            return self._fit(task, settings, folder, "teacher", maps=bool(focus), robust=robust)
 
         return self._once("teacher", folder, work)
 
@@ -260,7 +264,17 @@ class Run:
             map_weight=0.0 if maps is None else maps.weight,
             also=self._also(student, teacher, settings) if distil.also else None, mix=distil.mix,
         )  # fmt: skip
+        if maps is not None:
+            self._focus(task, distil.focus)
         return self._fit(task, settings, folder, title, maps=maps is not None, robust=robust)
+
+    def _focus(self, task: Task, weight: float) -> None:
+        """Have a task's model look where the finding is, if the recipe wants that."""
+        from trainer.focus import Focus  # noqa: PLC0415
+
+        if weight:
+            finding = self.recipe.labels.index(self.recipe.finding)
+            task.focus = Focus(task.model, finding, weight, self.recipe.input.height)
 
     def _require_sources(self) -> None:
         """Refuse a network that is to distrust its sources where there is one alone, before any is trained."""

@@ -76,6 +76,16 @@ def test_mixing_wants_a_teacher_and_knows_no_sources(content: Any) -> None:
         Recipe.model_validate(content)
 
 
+@pytest.mark.parametrize("part", ["teacher", "distil"])
+def test_a_focus_wants_maps(content: Any, part: str) -> None:
+    content.setdefault(part, {})["focus"] = 0.5
+    content["maps"] = None
+    with pytest.raises(ValueError, match=rf"{part}\.focus is 0\.5, but there are no maps"):
+        Recipe.model_validate(content)
+    content["maps"] = {}
+    assert getattr(Recipe.model_validate(content), part).focus == 0.5
+
+
 def test_a_digest_follows_the_settings_but_not_unused_defaults() -> None:
     plain = TrainSettings(epochs=1, epoch_images=8)
     assert digest(plain) == digest(TrainSettings(epochs=1, epoch_images=8, clip=5.0))

@@ -1,6 +1,6 @@
 """Losses: each a small module that names its formula, its shapes and its source."""
 
-from trainer.losses.dense import SoftMaps
+from trainer.losses.dense import SoftMaps, StrayActivation
 from trainer.losses.distrust import GroupRobust, SourceAdversary, TwinMargin
 from trainer.losses.feature import AttentionTransfer, Hint, LayerError, MapDivergence, Regressed, Wasserstein
 from trainer.losses.fusion import AttentionFusion
@@ -36,6 +36,7 @@ __all__ = [
     "SoftMaps",
     "SoftTargets",
     "SourceAdversary",
+    "StrayActivation",
     "TwinMargin",
     "Wasserstein",
 ]

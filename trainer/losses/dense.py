@@ -1,9 +1,10 @@
-"""Losses on maps: a student's small map against a segmentation teacher's."""
+"""Losses on maps: a student's small map, and what speaks for its answer where, against a segmentation teacher's."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 from torch.nn import functional
 
@@ -28,3 +29,43 @@ class SoftMaps(nn.Module):
         """The mean over all cells."""
         weight = 1 + (self.positive - 1) * targets
         return functional.binary_cross_entropy_with_logits(logits.float(), targets, weight)
+
+
+class StrayActivation(nn.Module):
+    """How much of what speaks for a label lies where it is not shown (right for the right reasons, Ross et al. 2017).
+
+    What speaks for label f at place p is the class activation map (Zhou et al. 2016, arXiv 1512.04150) of a network
+    that averages its last features x and weighs them: e[p] = relu((w[f] - mean over the other labels of w) x[p]).
+    L = mean over images of 1 - sum_p e[p] m[p] / sum_p e[p], where m is the share of p that the grown mask covers.
+    Penalised as by Ross et al. (arXiv 1703.03717), but on this map in place of the input's gradient.
+
+    Shapes: features x (N, C, h, w), weights w (K, C), masks (N, L, H, W) in 0..1, of the images that show the label
+    -> scalar; 0 of no image.
+
+    Args:
+        label: f.
+        grow: by which share of its width the mask grows.
+    """
+
+    def __init__(self, label: int, grow: float = 0.05) -> None:
+        super().__init__()
+        self.label, self.grow = label, grow
+
+    def forward(self, features: Tensor, weights: Tensor, masks: Tensor) -> Tensor:
+        """The mean over the images whose mask shows something."""
+        masks = masks.amax(1, keepdim=True)
+        told = masks.amax((1, 2, 3)) >= _SHOWN
+        if not bool(told.any()):
+            return 0 * features.sum()  # a zero that still has a gradient
+        others = torch.cat([weights[: self.label], weights[self.label + 1 :]]).mean(0)
+        direction = (weights[self.label] - others).float()
+        activation = torch.relu(torch.einsum("nchw,c->nhw", features[told].float(), direction))
+        reach = round(self.grow * masks.shape[-1])
+        grown = functional.max_pool2d(masks[told], 2 * reach + 1, 1, reach)
+        inside = functional.adaptive_avg_pool2d(grown, (activation.shape[1], activation.shape[2]))[:, 0]
+        total = activation.sum((1, 2))
+        return (1 - (activation * inside).sum((1, 2)) / total.clamp_min(_TINY)).mean()
+
+
+_SHOWN = 0.5  # a mask that nowhere reaches this shows nothing
+_TINY = 1e-6

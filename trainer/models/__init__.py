@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from trainer.models.backbones import Renormalised, create_backbone, early_stages, own_normalisation
-from trainer.models.features import Pooled, Probe, feature_layers, feature_shapes
+from trainer.models.features import (
+    Pooled,
+    Probe,
+    feature_layers,
+    feature_shapes,
+    last_linear,
+    last_map,
+    only_logits,
+)
 from trainer.models.simple_resnet import MAP_STRIDE, SimpleResNet
 from trainer.models.students import OWN, ThreeConv, create_student
 
@@ -33,6 +41,9 @@ __all__ = [
     "early_stages",
     "feature_layers",
     "feature_shapes",
+    "last_linear",
+    "last_map",
+    "only_logits",
     "own_normalisation",
 ]
 

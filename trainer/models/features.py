@@ -82,14 +82,14 @@ class Pooled:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
-        if not linear:
+        linear = last_linear(network)
+        if linear is None:
             raise ConfigError(
                 "the network ends in no linear layer, so nothing tells its pooled features: set adversary to 0"
             )
-        self.features, self._open = linear[-1].in_features, False
+        self.features, self._open = linear.in_features, False
         self._taken: Tensor | None = None
-        linear[-1].register_forward_pre_hook(self._take)
+        linear.register_forward_pre_hook(self._take)
 
     def _take(self, _module: nn.Module, inputs: Any) -> None:
         if self._open:
@@ -108,6 +108,55 @@ class Pooled:
         if taken is None:
             raise ConfigError("the network did not use its last linear layer: set adversary to 0")
         return taken
+
+
+def last_linear(network: nn.Module) -> nn.Linear | None:
+    """The classifier of a network: its last linear layer."""
+    found = None
+    for module in network.modules():
+        found = module if isinstance(module, nn.Linear) else found
+    return found
+
+
+def only_logits(answer: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """The logits (N, C) of a network that answers with them alone, or first of several."""
+    return answer[0] if isinstance(answer, tuple) else answer
+
+
+def last_map(network: nn.Module, example: Tensor) -> str:
+    """Name of the last module, in order of computation, with a map (N, C, h, w) on which the logits depend.
+
+    Args:
+        network: takes the example; as it is, training or not.
+        example: uint8 (1, 3, H, W).
+
+    Raises:
+        ValueError: it has no such module.
+    """
+    seen: list[tuple[str, Tensor]] = []
+
+    def watch(name: str) -> Any:
+        def note(_: nn.Module, __: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:  # noqa: PLR2004
+                seen.append((name, output))
+
+        return note
+
+    handles = [module.register_forward_hook(watch(name)) for name, module in network.named_modules() if name]
+    try:
+        with torch.enable_grad():
+            logits = only_logits(network(example))
+            usable = [(name, output) for name, output in seen if output.requires_grad]
+            outputs = [output for _, output in usable]
+            slopes = torch.autograd.grad(logits.sum(), outputs, allow_unused=True) if outputs else ()
+    finally:
+        for handle in handles:
+            handle.remove()
+    found = [name for (name, _), slope in zip(usable, slopes, strict=True) if slope is not None]
+    if not found:
+        msg = "the network has no layer with a spatial extent: there is nothing to map"
+        raise ValueError(msg)
+    return found[-1]
 
 
 def feature_layers(body: nn.Module, prefix: str = "") -> list[str]:
