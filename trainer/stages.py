@@ -246,9 +246,12 @@ class Run:
 
     def learn(
         self, row: str, student: nn.Module, settings: TrainSettings, folder: Path, title: str,
-        *, robust: RobustSettings | None = None,
+        *, robust: RobustSettings | None = None, focus: bool = True,
     ) -> dict[str, Any]:  # fmt: skip
-        """Train a row's student, wherever its weights begin, under the teacher; returns what it came to."""
+        """Train a row's student, wherever its weights begin, under the teacher; returns what it came to.
+
+        Without `focus` where nothing tells its last map, as of a quantised graph.
+        """
         from trainer.distil import Distillation  # noqa: PLC0415
         from trainer.losses import HardLabels, SoftMaps, SoftTargets  # noqa: PLC0415
         from trainer.train import BEST, load_weights  # noqa: PLC0415
@@ -264,7 +267,7 @@ class Run:
             map_weight=0.0 if maps is None else maps.weight,
             also=self._also(student, teacher, settings) if distil.also else None, mix=distil.mix,
         )  # fmt: skip
-        if maps is not None:
+        if focus and maps is not None:
             self._focus(task, distil.focus)
         return self._fit(task, settings, folder, title, maps=maps is not None, robust=robust)
 

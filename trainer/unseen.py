@@ -54,12 +54,11 @@ class Held:
 
 
 def without(recipe: Recipe, held: Held) -> Recipe:
-    """The recipe of the run that never sees the source: no smaller student, and a map only where `focus` wants it."""
+    """The recipe of the run that never sees the source, its masks' teacher included; without a smaller student."""
     update: dict[str, Any] = {
         "name": f"{recipe.name}-{held.folder}",
         "seed": held.seed,
         "data": recipe.data.model_copy(update={"hold_out": held.sources}),
-        "maps": recipe.maps if recipe.teacher.focus or recipe.distil.focus else None,
         "smaller": None,
         "unseen": None,
     }

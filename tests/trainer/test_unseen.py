@@ -28,7 +28,7 @@ def test_the_run_without_a_source_differs_by_that_and_its_seed_alone() -> None:
     recipe = shipped.model_copy(update={"unseen": None})
     other = without(recipe, Held("bagls", 3))
     assert (other.seed, other.data.hold_out) == (3, ["bagls"])
-    kept = {name: getattr(recipe, name) for name in ("name", "seed", "data", "maps", "smaller")}
+    kept = {name: getattr(recipe, name) for name in ("name", "seed", "data", "smaller")}
     assert other.model_copy(update=kept) == recipe
     # Where the recipe itself leaves a source out, it says for how long those networks learn.
     assert shipped.unseen is not None
@@ -103,7 +103,7 @@ def test_the_command_measures_the_source_that_was_left_out(tmp_path: Path, capsy
     groups = sorted({record.group for record in records})
     away = [dataclasses.replace(r, source="away") if r.group in groups[:3] else r for r in records]
     write_manifest(root / MANIFEST, away)
-    recipe = smoke_recipe(load_recipe("vocal-folds")).model_copy(update={"maps": None, "smaller": None})
+    recipe = smoke_recipe(load_recipe("vocal-folds")).model_copy(update={"smaller": None})
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe.model_dump_json(), encoding="utf-8")  # JSON is YAML
     arguments = ["unseen", str(path), "--data", str(root), "--out", str(tmp_path / "runs"), "--threads", "1"]

@@ -231,6 +231,7 @@ def held_out(recipe: Recipe, source: str, seed: int) -> Recipe:
         update={
             "evaluate": found.evaluate.model_copy(update={"splits": ["val"]}),
             "bundle": found.bundle.model_copy(update={"artefacts": ["int8"]}),
+            "maps": found.maps if found.teacher.focus or found.distil.focus else None,  # no refit touches a map
         }
     )
 

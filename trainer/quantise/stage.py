@@ -72,7 +72,8 @@ def quantise_row(
 
         learning = AwareBody(wide, narrow)
         model = PixelModel(learning)
-        run.learn(row, model, recipe.quantise.aware, folder / "aware", "quantisation-aware training")
+        run.learn(row, model, recipe.quantise.aware, folder / "aware", "quantisation-aware training",
+                  focus=False)  # fmt: skip
         load_weights(model, folder / "aware" / BEST)
         return learning.float_graph(), learning.graph()
 

@@ -85,7 +85,9 @@ def test_the_command_adapts_a_model_that_never_saw_the_source(
     names = sorted({record.group for record in records})
     away = [dataclasses.replace(r, source="away") if r.group in names[: len(names) // 2] else r for r in records]
     write_manifest(root / MANIFEST, away)
-    recipe = smoke_recipe(load_recipe("vocal-folds")).model_copy(update={"maps": None, "smaller": None})
+    recipe = smoke_recipe(load_recipe("vocal-folds"))
+    distil = recipe.distil.model_copy(update={"focus": 0.0})
+    recipe = recipe.model_copy(update={"distil": distil, "maps": None, "smaller": None})
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe.model_dump_json(), encoding="utf-8")  # JSON is YAML
     arguments = ["adapt-worth", str(path), "--data", str(root), "--out", str(tmp_path / "runs"), "--threads", "1"]
