@@ -23,6 +23,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cv2.typing import MatLike
     from numpy.typing import NDArray
 
     from edge.bundle import MapSpec
@@ -232,11 +233,11 @@ def _extent(cells: NDArray[np.float32], threshold: float) -> _Extent | None:
     if np.maximum.reduce(cells, axis=None) < root:
         return None
     above = np.asarray(cells >= np.float32(_GROWTH * threshold)).view(np.uint8)
-    count, _ = cv2.connectedComponents(above, connectivity=8)
+    count, parts, boxes, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
     if count == 2:  # noqa: PLR2004  the background is a piece too
         chosen, around = above, cv2.dilate(above, _AROUND)
     else:
-        chosen = _together(cells, above, threshold)
+        chosen = _together(cells, parts, boxes.tolist(), threshold)
         # The cells around the region are partly covered too; those of pieces that were left out are not its own.
         around = cv2.bitwise_and(cv2.dilate(chosen, _AROUND), chosen | (1 - above))
     weights = np.asarray(cv2.copyTo(cells, around), np.float32)
@@ -260,27 +261,28 @@ def _balance(profile: list[float]) -> float:
     return math.fsum(map(mul, profile, _CENTRES))
 
 
-def _together(cells: NDArray[np.float32], above: NDArray[np.uint8], threshold: float) -> NDArray[np.uint8]:
+def _together(
+    cells: NDArray[np.float32], parts: MatLike, stats: list[list[int]], threshold: float
+) -> NDArray[np.uint8]:
     """1 where a cell is of the rooted piece with the most evidence, or of another rooted one that belongs to it.
 
     Args:
         cells: float32 (rows, columns).
-        above: 1 where a cell may belong to a piece.
+        parts: int32 (rows, columns), number of each cell's piece, 0 for none.
+        stats: of each piece left, top, width, height, cells.
         threshold: of the cells that root one.
     """
-    _, labels, boxes, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
-    parts, stats = np.asarray(labels, np.int32), boxes.tolist()
-    evidence = np.bincount(parts.ravel(), weights=cells.ravel(), minlength=len(stats))
-    rooted = np.zeros(len(stats), np.bool_)
-    rooted[parts[cells >= np.float32(threshold)]] = True
-    evidence *= rooted
-    main = int(evidence.argmax())
+    roots = set(parts[cells >= np.float32(threshold)].tolist())
+    if len(roots) == 1:
+        return np.asarray(parts == roots.pop()).view(np.uint8)
+    evidence = np.bincount(parts.ravel(), weights=cells.ravel()).tolist()
+    main = max(sorted(roots), key=evidence.__getitem__)
     left, top, width, height, _ = stats[main]
     belongs = np.zeros(len(stats), np.uint8)
-    for piece in np.flatnonzero(evidence >= _SPECK * evidence[main]):
+    for piece in roots:
         x, y, w, h, _ = stats[piece]
         gap = math.hypot(max(x - left - width, left - x - w, 0), max(y - top - height, top - y - h, 0))
-        belongs[piece] = gap <= _REACH * max(width, height)
+        belongs[piece] = evidence[piece] >= _SPECK * evidence[main] and gap <= _REACH * max(width, height)
     return np.asarray(belongs[parts], np.uint8)
 
 
