@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 TICKS = 60
 """Frames a second of what is shown; every frame rate looks at every n-th of them."""
 RATES = (10, 15, 30, 60)
+OUT_OF_BODY = "out_of_body"
+"""The phantom's scene, and the reason that a device gives for being uncertain in it."""
 _SHORTEST_S = 0.5  # a clear view or its absence must last so long for its detection to be timed
 _THUMB = 60  # pixels, height of a thumbnail
 _COLOURS = {"finding": "#1b7f79", "other": "#d8a48f", UNCERTAIN: "#e6e2d8", NO_SIGNAL: "#8a8f98"}
@@ -102,6 +104,7 @@ class Track:
         self._decision = Decision(bundle.manifest.decision, self.analyser.finding, self.analyser.other)
         self.at_s: list[float] = []
         self.truth: list[bool | None] = []
+        self.scenes: list[str] = []
         self.scores: list[float] = []
         """Of the frames, NaN where they were not fit to be judged."""
         self.smoothed: list[float] = []
@@ -119,6 +122,7 @@ class Track:
         verdict = self._decision.frame(shown.at_s, analysis.score if good else None, analysis.quality.reasons)
         self.at_s.append(shown.at_s)
         self.truth.append(shown.visible)
+        self.scenes.append(shown.scene)
         self.scores.append(analysis.score if good else float("nan"))
         self.smoothed.append(verdict.score)
         self.verdicts.append(analysis.verdict)
@@ -147,6 +151,7 @@ class Measures:
         right: share of the unambiguous time in which the state is true.
         unsure: share in which it is neither.
         wrong: share in which it is false.
+        told: share in which it is true, or uncertain because no tissue is in view where the scope is out of the body.
         raw_right: the first of these for the single frames' verdicts.
         raw_wrong: the last.
     """
@@ -162,6 +167,7 @@ class Measures:
     right: float
     unsure: float
     wrong: float
+    told: float
     raw_right: float
     raw_wrong: float
 
@@ -188,6 +194,10 @@ def measure(track: Track, truth: Truth) -> Measures:
         return sum(said[k] == want for k, want in zip(clear, wanted, strict=True)) / max(1, len(clear))
 
     right, wrong = share(track.states, true=True), share(track.states, true=False)
+    outside = [
+        k for k in clear
+        if track.states[k] == UNCERTAIN and track.scenes[k] == OUT_OF_BODY and OUT_OF_BODY in track.reasons[k]
+    ]  # fmt: skip
     return Measures(
         _median(detect),
         max(detect, default=None),
@@ -200,6 +210,7 @@ def measure(track: Track, truth: Truth) -> Measures:
         right,
         1 - right - wrong,
         wrong,
+        right + len(outside) / max(1, len(clear)),
         share(track.verdicts, true=True),
         share(track.verdicts, true=False),
     )
@@ -403,14 +414,12 @@ def table(name: str, measures: dict[int, Measures]) -> str:
     def seconds(value: float | None) -> str:
         return "   - " if value is None else f"{value:5.2f}"
 
-    lines = [
-        f"{name}",
-        "  fps   detect s (worst)  missed  release s (worst)  flips/min   raw   right unsure  wrong  raw right  wrong",
-    ]
+    head = "  fps   detect s (worst)  missed  release s (worst)  flips/min   raw   right unsure  wrong   told"
+    lines = [name, head + "  raw right  wrong"]
     lines += [
         f"  {rate:3}   {seconds(m.detect_s)}   ({seconds(m.detect_worst_s)})  {m.missed:2} / {m.appearances:<2}  "
         f"{seconds(m.release_s)}     ({seconds(m.release_worst_s)})   {m.flips:7.1f} {m.raw_flips:7.1f}  "
-        f"{m.right:6.1%} {m.unsure:6.1%} {m.wrong:6.1%}     {m.raw_right:6.1%} {m.raw_wrong:6.1%}"
+        f"{m.right:6.1%} {m.unsure:6.1%} {m.wrong:6.1%} {m.told:6.1%}     {m.raw_right:6.1%} {m.raw_wrong:6.1%}"
         for rate, m in measures.items()
     ]
     return "\n".join(lines)

@@ -9,7 +9,7 @@ import pytest
 
 from edge.bundle import Bundle
 from trainer.data.manifest import Record, write_manifest
-from trainer.timeline import TICKS, Shown, Track, Truth, main, measure, play, real_frames
+from trainer.timeline import OUT_OF_BODY, TICKS, Shown, Track, Truth, main, measure, play, real_frames
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,6 +63,18 @@ def test_what_is_never_said_is_missed_and_what_is_always_said_is_wrong(bundle: B
     assert found.release_worst_s == pytest.approx(2, abs=0.1)
     assert found.raw_wrong == 1
     assert found.wrong > 0.7
+
+
+def test_out_of_the_body_it_is_told_to_say_that_no_tissue_is_in_view(bundle: Bundle) -> None:
+    track = Track(bundle, 10)
+    truth = play(shown((2, False, False)), [track])
+    plain = measure(track, truth)
+    assert plain.told == plain.right
+    track.states[:10], track.scenes[:8] = ["uncertain"] * 10, [OUT_OF_BODY] * 8
+    track.reasons[2:10] = [(OUT_OF_BODY,)] * 8  # six of them where the scope is outside
+    found = measure(track, truth)
+    assert found.told == pytest.approx(found.right + 6 / 20)
+    assert found.unsure == pytest.approx(1 - found.right)
 
 
 def test_truth_is_clear_only_where_it_lasts() -> None:
