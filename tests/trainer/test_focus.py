@@ -117,9 +117,10 @@ def test_of_mixed_pictures_only_the_plain_ones_are_looked_at() -> None:
     blended, plain = mix_images(pixels, 0.5)
     with torch.no_grad(), task.focus.watch():
         task.train().model(blended)
+        wanted = float(task.focus(labels, maps, plain))
     counted = plain & (labels == 1)
     assert 0 < int(counted.sum()) < 6
-    assert float(terms["focus"]) == pytest.approx(float(task.focus(labels, maps, plain)), rel=1e-4)
+    assert float(terms["focus"]) == pytest.approx(wanted, rel=1e-4)
 
 
 def test_a_network_whose_last_map_no_linear_layer_weighs_is_refused() -> None:
