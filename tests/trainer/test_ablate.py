@@ -42,7 +42,7 @@ def test_the_rows_that_ship_fit_the_recipe_and_build_on_each_other() -> None:
     ]  # fmt: skip
     for one in made.values():
         assert (one.teacher.train.epochs, one.teacher.train.epoch_images, one.input.height) == (2, 64, 96)
-        assert (one.seed, one.data.hold_out, one.smaller) == (3, ["vocalfolds"], None)
+        assert (one.seed, one.data.hold_out, one.maps, one.smaller) == (3, ["vocalfolds"], recipe.maps, None)
 
 
 def test_settings_are_laid_over_part_by_part() -> None:
